@@ -1,0 +1,218 @@
+package blob
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ahelme/comfyume/cluster"
+)
+
+// DirConfig of a Dir.
+type DirConfig struct {
+	Path   string // created 0700
+	Logger *slog.Logger
+	// Space reports the free and total bytes of the volume; nil asks the system.
+	Space func(path string) (free, total int64, err error)
+}
+
+// refuseAt is the use of the volume, in per cent, at which new blobs are refused.
+const refuseAt = 90
+
+// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, quarantine/.
+type Dir struct {
+	cfg      DirConfig
+	reserved atomic.Int64
+	blobs    atomic.Int64
+	bytes    atomic.Int64
+	checks   singleflight.Group
+	mu       sync.Mutex
+	verified map[Ref]stamp
+}
+
+// stamp is what a file looked like when it was verified.
+type stamp struct {
+	size    int64
+	modTime int64
+}
+
+var _ Store = (*Dir)(nil)
+
+// OpenDir opens or makes a store. What an interrupted Put left behind is removed.
+func OpenDir(cfg DirConfig) (*Dir, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	cfg.Logger = cfg.Logger.With("component", "blob")
+	if cfg.Space == nil {
+		cfg.Space = volumeSpace
+	}
+	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}}
+	if err := os.RemoveAll(d.tmp()); err != nil {
+		return nil, fmt.Errorf("clear unfinished blobs: %w", err)
+	}
+	for _, dir := range []string{cfg.Path, d.tmp(), filepath.Join(cfg.Path, "blobs"), filepath.Join(cfg.Path, "quarantine")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("create the blob store: %w", err)
+		}
+	}
+	err := filepath.WalkDir(filepath.Join(cfg.Path, "blobs"), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			d.blobs.Add(1)
+			d.bytes.Add(info.Size())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count the blobs: %w", err)
+	}
+	return d, nil
+}
+
+func (d *Dir) tmp() string { return filepath.Join(d.cfg.Path, "tmp") }
+
+func (d *Dir) path(ref Ref) string {
+	return filepath.Join(d.cfg.Path, "blobs", string(ref[:2]), string(ref))
+}
+
+// Usage of this store and its volume.
+func (d *Dir) Usage() (Usage, error) {
+	free, total, err := d.cfg.Space(d.cfg.Path)
+	return Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load(), Free: free, Total: total}, err
+}
+
+// Has reports a blob's size if it is here.
+func (d *Dir) Has(_ context.Context, ref Ref) (int64, bool) {
+	if !ref.Valid() {
+		return 0, false
+	}
+	info, err := os.Stat(d.path(ref))
+	if err != nil {
+		return 0, false
+	}
+	return info.Size(), true
+}
+
+// Put stores a blob: hash while writing, fsync, rename, fsync the folder.
+func (d *Dir) Put(ctx context.Context, r io.Reader, size int64) (ref Ref, n int64, err error) {
+	space := &reservation{d: d}
+	defer space.release()
+	if err := space.want(max(size, 0)); err != nil {
+		return "", 0, err
+	}
+	f, err := os.CreateTemp(d.tmp(), "put-*")
+	if err != nil {
+		return "", 0, fmt.Errorf("store a blob: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	sum := sha256.New()
+	n, err = copyReserved(ctx, io.MultiWriter(f, sum), r, space)
+	if err == nil && size >= 0 && n != size {
+		err = cluster.Errorf(cluster.Invalid, "the upload ended after %d of %d bytes", n, size)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", 0, storeError(err)
+	}
+	ref = Ref(hex.EncodeToString(sum.Sum(nil)))
+	return ref, n, d.enter(f.Name(), ref, n)
+}
+
+// enter gives a finished file its name. An existing blob of that name is kept
+// if it is whole, so a second copy costs nothing.
+func (d *Dir) enter(tmp string, ref Ref, n int64) error {
+	path := d.path(ref)
+	old, err := os.Stat(path)
+	if err == nil && old.Size() == n {
+		if d.verify(ref, path, old) == nil {
+			return os.Remove(tmp)
+		}
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return storeError(err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return storeError(err)
+	}
+	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+		return storeError(err)
+	}
+	if info, err := os.Stat(path); err == nil {
+		d.remember(ref, info) // these bytes were hashed on their way in
+	}
+	if old == nil {
+		d.blobs.Add(1)
+		d.bytes.Add(n)
+	}
+	return nil
+}
+
+// Open returns a verified blob.
+func (d *Dir) Open(_ context.Context, ref Ref) (File, error) {
+	if !ref.Valid() {
+		return nil, cluster.Errorf(cluster.NotFound, "no such file")
+	}
+	f, err := os.Open(d.path(ref))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, cluster.Errorf(cluster.NotFound, "the file's bytes are not on this machine")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open a blob: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open a blob: %w", err), f.Close())
+	}
+	if err := d.verify(ref, f.Name(), info); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return file{f, info.Size()}, nil
+}
+
+type file struct {
+	*os.File
+	size int64
+}
+
+func (f file) Size() int64 { return f.size }
+
+func storeError(err error) error {
+	var known *cluster.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if isFull(err) {
+		return errNoSpace(0)
+	}
+	return fmt.Errorf("store a blob: %w", err)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

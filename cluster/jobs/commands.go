@@ -1,0 +1,133 @@
+package jobs
+
+import "github.com/ahelme/comfyume/cluster"
+
+// The kinds of this table.
+const (
+	KindSubmit  cluster.Kind = 100
+	KindAssign  cluster.Kind = 101
+	KindStarted cluster.Kind = 102
+	KindGpuDone cluster.Kind = 103
+	KindFinish  cluster.Kind = 104
+	KindRequeue cluster.Kind = 105
+	KindCancel  cluster.Kind = 106
+	KindForget  cluster.Kind = 107
+	KindHold    cluster.Kind = 108
+	KindRelease cluster.Kind = 109
+)
+
+// Submit accepts a prompt. Answer: Accepted. The same id with the same body is
+// answered as the first time; with another body it is a Conflict. Waiting jobs
+// over MaxWaiting (0 = no limit) are refused with Quota.
+type Submit struct {
+	ID         ID             `cbor:"1,keyasint"`
+	ClientID   string         `cbor:"2,keyasint"`
+	BodyHash   string         `cbor:"3,keyasint"`
+	Body       []byte         `cbor:"4,keyasint"`
+	Inputs     []Input        `cbor:"5,keyasint,omitempty"`
+	Classes    []string       `cbor:"6,keyasint,omitempty"`
+	WorkflowID string         `cbor:"7,keyasint,omitempty"`
+	Title      string         `cbor:"8,keyasint,omitempty"`
+	Priority   Priority       `cbor:"9,keyasint"`
+	APINodes   bool           `cbor:"10,keyasint,omitempty"`
+	Secrets    cluster.NodeID `cbor:"11,keyasint,omitempty"`
+	Front      bool           `cbor:"12,keyasint,omitempty"` // before the user's own waiting jobs
+	MaxWaiting uint64         `cbor:"13,keyasint,omitempty"`
+}
+
+// MaxBody is the largest compressed body a row may hold, in bytes.
+const MaxBody = 256 << 10
+
+// Accepted answers a Submit.
+type Accepted struct {
+	Number int64  `cbor:"1,keyasint"`
+	Seq    uint64 `cbor:"2,keyasint"`
+	Replay bool   `cbor:"3,keyasint"` // it had been accepted before
+	Epoch  uint64 `cbor:"4,keyasint"`
+}
+
+// Assign gives a waiting job to a worker. Epoch must be one above the row's.
+type Assign struct {
+	Lease Lease `cbor:"1,keyasint"`
+}
+
+// Started says that the worker has begun executing.
+type Started struct {
+	Lease Lease `cbor:"1,keyasint"`
+}
+
+// GpuDone says that the GPU is free again and outputs are being stored.
+type GpuDone struct {
+	Lease Lease `cbor:"1,keyasint"`
+}
+
+// Finish ends an attempt and the job. State is Done, Failed or Cancelled. A
+// job that is being cancelled ends cancelled unless it is Done already.
+type Finish struct {
+	Lease       Lease       `cbor:"1,keyasint"`
+	State       State       `cbor:"2,keyasint"`
+	Failure     *Failure    `cbor:"3,keyasint,omitempty"`
+	History     cluster.Ref `cbor:"4,keyasint"`
+	Outputs     int64       `cbor:"5,keyasint"`
+	Previewable int64       `cbor:"6,keyasint"`
+	Preview     []byte      `cbor:"7,keyasint,omitempty"` // JSON, at most MaxPreview
+}
+
+// MaxPreview bounds Finish.Preview.
+const MaxPreview = 2 << 10
+
+// Requeue takes an attempt away from its worker. The job keeps its place. With
+// Strike it counts against the job, and the third strike fails it. Graphs with
+// API nodes that had started fail instead of running (and costing) twice.
+type Requeue struct {
+	Lease  Lease  `cbor:"1,keyasint"`
+	Strike bool   `cbor:"2,keyasint"`
+	Reason string `cbor:"3,keyasint"`
+}
+
+// MaxStrikes fails a job.
+const MaxStrikes = 3
+
+// Cancel asks for jobs to end. Waiting ones are cancelled at once, running ones
+// become cancelling until their worker confirms. Unknown and ended ids are
+// ignored. Answer: Cancelling with the ids that were touched.
+type Cancel struct {
+	IDs    []ID   `cbor:"1,keyasint"`
+	Reason string `cbor:"2,keyasint"`
+}
+
+// Touched answers Cancel and Forget.
+type Touched struct {
+	IDs []ID `cbor:"1,keyasint"`
+}
+
+// Forget removes ended jobs of a user from their history; All takes them all.
+type Forget struct {
+	User cluster.User `cbor:"1,keyasint"`
+	IDs  []string     `cbor:"2,keyasint,omitempty"`
+	All  bool         `cbor:"3,keyasint,omitempty"`
+}
+
+// Hold parks an assigned job that cannot begin (its tokens are gone).
+type Hold struct {
+	Lease  Lease  `cbor:"1,keyasint"`
+	Reason string `cbor:"2,keyasint"`
+}
+
+// Release puts held jobs of a user back, with the gateway that now has the tokens.
+type Release struct {
+	User    cluster.User   `cbor:"1,keyasint"`
+	Secrets cluster.NodeID `cbor:"2,keyasint"`
+}
+
+// Kind numbers.
+func (Submit) Kind() cluster.Kind  { return KindSubmit }
+func (Assign) Kind() cluster.Kind  { return KindAssign }
+func (Started) Kind() cluster.Kind { return KindStarted }
+func (GpuDone) Kind() cluster.Kind { return KindGpuDone }
+func (Finish) Kind() cluster.Kind  { return KindFinish }
+func (Requeue) Kind() cluster.Kind { return KindRequeue }
+func (Cancel) Kind() cluster.Kind  { return KindCancel }
+func (Forget) Kind() cluster.Kind  { return KindForget }
+func (Hold) Kind() cluster.Kind    { return KindHold }
+func (Release) Kind() cluster.Kind { return KindRelease }

@@ -1,0 +1,156 @@
+package jobs
+
+import (
+	"github.com/ahelme/comfyume/cluster"
+)
+
+// ID names a job: its user and the prompt id that the user's client knows.
+type ID = cluster.JobKey
+
+// MaxPromptID is the longest prompt id a client may choose.
+const MaxPromptID = 64
+
+// ValidPromptID accepts what clients really send (UUIDs, hex, short names) and
+// nothing that could leave a path segment.
+func ValidPromptID(s string) bool {
+	if s == "" || len(s) > MaxPromptID || s == "." || s == ".." {
+		return false
+	}
+	for _, r := range s {
+		ok := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.'
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// State of a job.
+type State string
+
+// The states; see the drawing in doc.go.
+const (
+	Pending    State = "pending"
+	Held       State = "held"
+	Assigned   State = "assigned"
+	Running    State = "running"
+	Storing    State = "storing"
+	Cancelling State = "cancelling"
+	Done       State = "done"
+	Failed     State = "failed"
+	Cancelled  State = "cancelled"
+)
+
+// Ended reports whether nothing more will happen to the job.
+func (s State) Ended() bool { return s == Done || s == Failed || s == Cancelled }
+
+// Waiting is what a page calls waiting: not yet on a GPU.
+func (s State) Waiting() bool { return s == Pending || s == Assigned || s == Held }
+
+// Active reports whether a worker holds the job.
+func (s State) Active() bool {
+	return s == Assigned || s == Running || s == Storing || s == Cancelling
+}
+
+// Priority orders jobs in the mode of that name; lower goes first.
+type Priority uint8
+
+// The priorities.
+const (
+	Instructor Priority = 0
+	High       Priority = 1
+	Normal     Priority = 2
+	Low        Priority = 3
+)
+
+// Input is an uploaded file that the job needs on the worker.
+type Input struct {
+	Value string      `cbor:"1,keyasint" json:"value"` // as the graph names it, e.g. "a.png" or "sub/a.png [output]"
+	Name  string      `cbor:"2,keyasint" json:"name"`  // base name
+	Ref   cluster.Ref `cbor:"3,keyasint" json:"ref"`
+	Size  int64       `cbor:"4,keyasint" json:"size"`
+}
+
+// Failure is why a job failed, short enough for a row. The whole report
+// (traceback and all) is in the history blob.
+type Failure struct {
+	Type     string `cbor:"1,keyasint" json:"type"`
+	Message  string `cbor:"2,keyasint" json:"message"`
+	NodeID   string `cbor:"3,keyasint,omitempty" json:"node_id"`
+	NodeType string `cbor:"4,keyasint,omitempty" json:"node_type"`
+}
+
+// maxFailure bounds the strings of a Failure so that a row stays small.
+const maxFailure = 400
+
+func (f *Failure) clip() *Failure {
+	if f == nil {
+		return nil
+	}
+	c := *f
+	c.Type, c.Message = clip(c.Type, 100), clip(c.Message, maxFailure)
+	c.NodeID, c.NodeType = clip(c.NodeID, 100), clip(c.NodeType, 100)
+	return &c
+}
+
+// clip cuts s to n bytes at a rune's beginning.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xC0 == 0x80 {
+		n--
+	}
+	return s[:n]
+}
+
+// Job is one row. Times are table milliseconds since 1970, 0 = not yet.
+type Job struct {
+	ID       ID     `cbor:"1,keyasint" json:"id"`
+	Seq      uint64 `cbor:"2,keyasint" json:"seq"`    // unique, rises with each submit
+	Order    int64  `cbor:"3,keyasint" json:"order"`  // place in the queue; lower goes first
+	Number   int64  `cbor:"4,keyasint" json:"number"` // of this user's submits, from 1
+	State    State  `cbor:"5,keyasint" json:"state"`
+	ClientID string `cbor:"6,keyasint" json:"client_id"`
+	BodyHash string `cbor:"7,keyasint" json:"-"` // sha256 of the body: the same submit again gets the same answer
+	// Body is the zstd-compressed submit (see comfy.PromptRequest), secrets
+	// removed; nil once History holds it.
+	Body       []byte           `cbor:"8,keyasint,omitempty" json:"-"`
+	Inputs     []Input          `cbor:"9,keyasint,omitempty" json:"inputs,omitempty"`
+	Classes    []string         `cbor:"10,keyasint,omitempty" json:"classes,omitempty"` // node classes a worker must have, sorted
+	WorkflowID string           `cbor:"11,keyasint,omitempty" json:"workflow_id,omitempty"`
+	Title      string           `cbor:"12,keyasint,omitempty" json:"title,omitempty"` // for people: what kind of workflow
+	Priority   Priority         `cbor:"13,keyasint" json:"priority"`
+	APINodes   bool             `cbor:"14,keyasint,omitempty" json:"api_nodes,omitempty"` // costs money elsewhere: never retried after Started
+	Secrets    cluster.NodeID   `cbor:"15,keyasint,omitempty" json:"-"`                   // the gateway whose memory holds the user's tokens
+	Worker     cluster.WorkerID `cbor:"16,keyasint,omitempty" json:"worker,omitempty"`
+	Epoch      uint64           `cbor:"17,keyasint" json:"epoch"`
+	Strikes    uint8            `cbor:"18,keyasint" json:"strikes"`
+	Reason     string           `cbor:"19,keyasint,omitempty" json:"reason,omitempty"` // why it was put back, held or cancelled
+	Failure    *Failure         `cbor:"20,keyasint,omitempty" json:"failure,omitempty"`
+
+	Created  int64 `cbor:"21,keyasint" json:"created"`
+	Assigned int64 `cbor:"22,keyasint,omitempty" json:"assigned,omitempty"`
+	Started  int64 `cbor:"23,keyasint,omitempty" json:"started,omitempty"`
+	GpuDone  int64 `cbor:"24,keyasint,omitempty" json:"gpu_done,omitempty"`
+	Ended    int64 `cbor:"25,keyasint,omitempty" json:"ended,omitempty"`
+
+	EndNumber   int64       `cbor:"26,keyasint,omitempty" json:"end_number,omitempty"` // of this user's ended jobs, from 1: history's order
+	History     cluster.Ref `cbor:"27,keyasint,omitempty" json:"history,omitempty"`    // blob: the whole history entry, see comfy.HistoryEntry
+	Outputs     int64       `cbor:"28,keyasint,omitempty" json:"outputs,omitempty"`    // how many output items
+	Previewable int64       `cbor:"29,keyasint,omitempty" json:"previewable,omitempty"`
+	Preview     []byte      `cbor:"30,keyasint,omitempty" json:"-"` // JSON of the item /api/jobs shows, bounded
+	Hidden      bool        `cbor:"31,keyasint,omitempty" json:"-"` // deleted from history by its user, or cancelled before it ran
+	Tried       []string    `cbor:"32,keyasint,omitempty" json:"-"` // workers that earned a strike with it
+}
+
+// copy returns a row that shares nothing mutable with j. Body and Preview are
+// never written in place, so they are shared.
+func (j *Job) copy() Job {
+	c := *j
+	if j.Failure != nil {
+		f := *j.Failure
+		c.Failure = &f
+	}
+	return c
+}

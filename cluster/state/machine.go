@@ -1,0 +1,235 @@
+// Package state is the Machine behind the log: it routes each command to its
+// table, remembers answers so that a repeated command is answered and not
+// applied again, snapshots everything, and tells watchers what moved. Apply
+// reads no clock, no disk and no random number: the same entries give the same
+// bytes on every replica.
+package state
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/models"
+	"github.com/ahelme/comfyume/cluster/people"
+)
+
+// Machine holds the tables. All methods are safe for concurrent use.
+type Machine struct {
+	kinds registry
+	log   *slog.Logger
+
+	mu     sync.RWMutex
+	now    int64 // table time, never goes back
+	index  uint64
+	jobs   *jobs.Table
+	files  *files.Table
+	people *people.Table
+	models *models.Table
+	seen   remembered
+	audit  []Audit
+	halted error // an entry this build cannot apply: reads go on, marked stale
+
+	watchMu  sync.Mutex
+	watchers map[*Watcher]struct{}
+}
+
+// New returns an empty machine.
+func New(log *slog.Logger) *Machine {
+	return &Machine{
+		kinds: newRegistry(), log: log.With("component", "state"),
+		jobs: jobs.New(), files: files.New(), people: people.New(), models: models.New(),
+		seen: newRemembered(), watchers: map[*Watcher]struct{}{},
+	}
+}
+
+// Jobs lets f read the job table. f must not keep the table nor block.
+func (m *Machine) Jobs(f func(*jobs.Table)) { m.mu.RLock(); defer m.mu.RUnlock(); f(m.jobs) }
+
+// Files lets f read the file table.
+func (m *Machine) Files(f func(*files.Table)) { m.mu.RLock(); defer m.mu.RUnlock(); f(m.files) }
+
+// People lets f read the people table.
+func (m *Machine) People(f func(*people.Table)) { m.mu.RLock(); defer m.mu.RUnlock(); f(m.people) }
+
+// Models lets f read the catalogue.
+func (m *Machine) Models(f func(*models.Table)) { m.mu.RLock(); defer m.mu.RUnlock(); f(m.models) }
+
+// Applied is the index of the last entry that was applied, and the table's time.
+func (m *Machine) Applied() (index uint64, now int64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.index, m.now
+}
+
+// Halted is why the machine stopped applying, nil while it does not.
+func (m *Machine) Halted() error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.halted
+}
+
+// Apply applies one entry: commands that were committed together, in order.
+// It returns one encoded answer for each.
+func (m *Machine) Apply(index uint64, at int64, cmds [][]byte) [][]byte {
+	m.mu.Lock()
+	out := make([][]byte, len(cmds))
+	ch := newChange(index)
+	if m.halted == nil {
+		m.now, m.index = max(m.now, at), index
+		m.seen.expire(m.now)
+	}
+	for i, raw := range cmds {
+		out[i] = m.one(raw, &ch)
+	}
+	m.mu.Unlock()
+	m.notify(ch)
+	return out
+}
+
+func (m *Machine) one(raw []byte, ch *cluster.Change) []byte {
+	refuse := func(e *cluster.Error) []byte { return mustMarshal(answer{Err: e}) }
+	if m.halted != nil {
+		return refuse(cluster.Errorf(cluster.Unavailable, "this node stopped applying: %v", m.halted))
+	}
+	var env Envelope
+	err := cluster.Unmarshal(raw, &env)
+	var cmd cluster.Command
+	if err == nil {
+		cmd, err = m.kinds.decode(env)
+	}
+	if err != nil {
+		// Skipping what we do not understand would fork the replicas.
+		m.halted = fmt.Errorf("entry %d: %w; upgrade this node", m.index, err)
+		m.log.Error("stopped applying the log", "index", m.index, "err", err)
+		return refuse(cluster.Errorf(cluster.Unavailable, "this node stopped applying: %v", m.halted))
+	}
+	if old, ok := m.seen.answer(env.ID); ok {
+		return old
+	}
+	mutate, refusal := m.plan(cmd, ch)
+	a := answer{Err: refusal}
+	if refusal == nil {
+		if v := mutate(); v != nil {
+			a.Body = mustMarshal(v)
+		}
+		m.note(env, cmd)
+	}
+	enc := mustMarshal(a)
+	m.seen.remember(env.ID, m.now, enc)
+	return enc
+}
+
+// plan asks the command's table. A panic there is a refusal: it happened while
+// only reading, so the tables are as they were.
+func (m *Machine) plan(cmd cluster.Command, ch *cluster.Change) (mutate func() any, refusal *cluster.Error) {
+	defer func() {
+		if p := recover(); p != nil {
+			m.log.Error("a check panicked; command refused", "kind", cmd.Kind(), "index", m.index, "panic", p)
+			mutate, refusal = nil, cluster.Errorf(cluster.Internal, "the command could not be checked")
+		}
+	}()
+	var err error
+	switch k := cmd.Kind(); {
+	case k == KindNoop:
+		mutate = func() any { return nil }
+	case k < 200:
+		var ids []jobs.ID
+		mutate, ids, err = m.jobs.Plan(cmd, m.now)
+		if err == nil {
+			for _, id := range ids {
+				ch.Jobs[id] = true
+			}
+		}
+	case k < 300:
+		var u cluster.User
+		if err = m.checkOutputs(cmd); err == nil {
+			mutate, u, err = m.files.Plan(cmd, m.now)
+		}
+		if err == nil {
+			ch.Users[u] = true
+		}
+	case k < 400:
+		if mutate, err = m.people.Plan(cmd, m.now); err == nil {
+			ch.Tables["people"] = m.index
+		}
+	default:
+		if mutate, err = m.models.Plan(cmd, m.now); err == nil {
+			ch.Tables["models"] = m.index
+		}
+	}
+	if err != nil {
+		return nil, &cluster.Error{Code: cluster.CodeOf(err), Message: cluster.MessageOf(err)}
+	}
+	if mutate == nil {
+		return nil, cluster.Errorf(cluster.Internal, "no table takes command kind %d", cmd.Kind())
+	}
+	return mutate, nil
+}
+
+// checkOutputs is the one rule across tables: only the holder of a job's lease
+// may enter its outputs.
+func (m *Machine) checkOutputs(cmd cluster.Command) error {
+	c, ok := cmd.(*files.PutOutputs)
+	if !ok {
+		return nil
+	}
+	return m.jobs.CheckLease(jobs.Lease{Job: jobs.ID{User: c.User, Prompt: c.Prompt}, Worker: c.Worker, Epoch: c.Epoch})
+}
+
+func mustMarshal(v any) []byte {
+	b, err := cluster.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("state: encode %T: %v", v, err)) // a defect of a type, found by every test
+	}
+	return b
+}
+
+// snapshot is the file format of everything.
+type snapshot struct {
+	Version uint32          `cbor:"1,keyasint"`
+	Index   uint64          `cbor:"2,keyasint"`
+	Now     int64           `cbor:"3,keyasint"`
+	Jobs    jobs.Snapshot   `cbor:"4,keyasint"`
+	Files   files.Snapshot  `cbor:"5,keyasint"`
+	People  people.Snapshot `cbor:"6,keyasint"`
+	Models  models.Snapshot `cbor:"7,keyasint"`
+	Seen    []memory        `cbor:"8,keyasint"`
+	Audit   []Audit         `cbor:"9,keyasint"`
+}
+
+const snapshotVersion = 1
+
+// Snapshot captures the state and returns a function that writes it later.
+func (m *Machine) Snapshot() func(io.Writer) error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	s := snapshot{
+		Version: snapshotVersion, Index: m.index, Now: m.now,
+		Jobs: m.jobs.Snapshot(), Files: m.files.Snapshot(), People: m.people.Snapshot(), Models: m.models.Snapshot(),
+		Seen: m.seen.snapshot(), Audit: append([]Audit(nil), m.audit...),
+	}
+	return func(w io.Writer) error { return cluster.NewEncoder(w).Encode(s) }
+}
+
+// Restore replaces the state by a snapshot.
+func (m *Machine) Restore(r io.Reader) error {
+	var s snapshot
+	if err := cluster.NewDecoder(r).Decode(&s); err != nil {
+		return fmt.Errorf("decode snapshot: %w", err)
+	}
+	if s.Version != snapshotVersion {
+		return fmt.Errorf("snapshot version %d is newer than this build; upgrade this node", s.Version)
+	}
+	m.mu.Lock()
+	m.index, m.now = s.Index, s.Now
+	m.jobs, m.files, m.people, m.models = jobs.Restore(s.Jobs), files.Restore(s.Files), people.Restore(s.People), models.Restore(s.Models)
+	m.seen, m.audit, m.halted = restoreRemembered(s.Seen), s.Audit, nil
+	m.mu.Unlock()
+	m.notifyAll(s.Index)
+	return nil
+}
