@@ -21,8 +21,10 @@ import (
 
 // DirConfig of a Dir.
 type DirConfig struct {
-	Path   string // created 0700
-	Logger *slog.Logger
+	Path string // created 0700
+	// MinFree is how many bytes of the volume stay free; 0 = a tenth of it.
+	MinFree int64
+	Logger  *slog.Logger
 	// Space reports the free and total bytes of the volume; nil asks the system.
 	Space func(path string) (free, total int64, err error)
 }
@@ -39,6 +41,7 @@ type Dir struct {
 	checks   singleflight.Group
 	mu       sync.Mutex
 	verified map[Ref]stamp
+	names    sync.Mutex // held while a blob's file gets or loses its name
 }
 
 // stamp is what a file looked like when it was verified.
@@ -125,7 +128,7 @@ func (d *Dir) Put(ctx context.Context, r io.Reader, size int64) (ref Ref, n int6
 		}
 	}()
 	sum := sha256.New()
-	n, err = copyReserved(ctx, io.MultiWriter(f, sum), r, space)
+	n, err = copyReserved(ctx, io.MultiWriter(f, sum), r, size, space)
 	if err == nil && size >= 0 && n != size {
 		err = cluster.Errorf(cluster.Invalid, "the upload ended after %d of %d bytes", n, size)
 	}
@@ -139,38 +142,44 @@ func (d *Dir) Put(ctx context.Context, r io.Reader, size int64) (ref Ref, n int6
 	return ref, n, d.enter(f.Name(), ref, n)
 }
 
-// enter gives a finished file its name. An existing blob of that name is kept
-// if it is whole, so a second copy costs nothing.
+// enter gives a finished file its name. It takes the place of an existing one:
+// that keeps one copy, heals a damaged one, and lets this Put sync the folder
+// itself instead of trusting that another, still running one did.
 func (d *Dir) enter(tmp string, ref Ref, n int64) error {
 	path := d.path(ref)
-	old, err := os.Stat(path)
-	if err == nil && old.Size() == n {
-		if d.verify(ref, path, old) == nil {
-			return os.Remove(tmp)
-		}
-	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return storeError(err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := d.rename(tmp, path, ref, n); err != nil {
 		return storeError(err)
 	}
 	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
 		return storeError(err)
 	}
+	return nil
+}
+
+func (d *Dir) rename(tmp, path string, ref Ref, n int64) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	blobs, bytes := int64(1), n
+	if old, err := os.Stat(path); err == nil {
+		blobs, bytes = 0, n-old.Size()
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	d.blobs.Add(blobs)
+	d.bytes.Add(bytes)
 	if info, err := os.Stat(path); err == nil {
 		d.remember(ref, info) // these bytes were hashed on their way in
-	}
-	if old == nil {
-		d.blobs.Add(1)
-		d.bytes.Add(n)
 	}
 	return nil
 }
 
 // Open returns a verified blob.
-func (d *Dir) Open(_ context.Context, ref Ref) (File, error) {
+func (d *Dir) Open(ctx context.Context, ref Ref) (File, error) {
 	if !ref.Valid() {
 		return nil, cluster.Errorf(cluster.NotFound, "no such file")
 	}
@@ -185,7 +194,7 @@ func (d *Dir) Open(_ context.Context, ref Ref) (File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a blob: %w", err), f.Close())
 	}
-	if err := d.verify(ref, f.Name(), info); err != nil {
+	if err := d.verify(ctx, ref, f, info); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return file{f, info.Size()}, nil

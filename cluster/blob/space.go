@@ -3,6 +3,7 @@ package blob
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"syscall"
 
@@ -15,45 +16,50 @@ import (
 const step = 16 << 20
 
 // reservation is space set aside for one Put, so that two large uploads cannot
-// both be promised the last gigabyte.
+// both be promised the last gigabyte. It holds what is still to be written: the
+// bytes that are on the disk are missing from the volume's free space already.
 type reservation struct {
 	d    *Dir
 	held int64
 }
 
-// want raises the reservation to n bytes or refuses.
+// want sets n more bytes aside or refuses.
 func (r *reservation) want(n int64) error {
-	if n <= r.held {
-		return nil
-	}
-	more := n - r.held
 	free, total, err := r.d.cfg.Space(r.d.cfg.Path)
 	if err != nil {
-		return err
+		return fmt.Errorf("ask for the free space: %w", err)
 	}
-	keep := total / 100 * (100 - refuseAt)
-	if free-r.d.reserved.Add(more) < keep {
-		r.d.reserved.Add(-more)
+	keep := r.d.cfg.MinFree
+	if keep == 0 {
+		keep = total / 100 * (100 - refuseAt)
+	}
+	if free-r.d.reserved.Add(n) < keep {
+		r.d.reserved.Add(-n)
 		return errNoSpace(n)
 	}
-	r.held = n
+	r.held += n
 	return nil
 }
 
-func (r *reservation) release() {
-	r.d.reserved.Add(-r.held)
-	r.held = 0
+// wrote notes that n of the bytes are on the disk now.
+func (r *reservation) wrote(n int64) {
+	r.held -= n
+	r.d.reserved.Add(-n)
 }
+
+func (r *reservation) release() { r.wrote(r.held) }
 
 func errNoSpace(n int64) error {
-	if n == 0 {
+	if n < 1<<20 {
 		return cluster.Errorf(cluster.NoSpace, "The workshop's disk is too full to store this file. Nothing was changed. Tell the instructor.")
 	}
-	return cluster.Errorf(cluster.NoSpace, "The workshop's disk has no room for this file of %d MB. Nothing was changed. Tell the instructor.", n>>20)
+	return cluster.Errorf(cluster.NoSpace, "The workshop's disk has no room for %d MB more. Nothing was changed. Tell the instructor.", n>>20)
 }
 
-// copyReserved copies r to w and grows the reservation ahead of the bytes.
-func copyReserved(ctx context.Context, w io.Writer, r io.Reader, space *reservation) (int64, error) {
+// copyReserved copies r to w. Space for size bytes is set aside already; an
+// unknown size (-1) sets it aside ahead of the bytes, and more bytes than were
+// announced are refused when they come, not when they end.
+func copyReserved(ctx context.Context, w io.Writer, r io.Reader, size int64, space *reservation) (int64, error) {
 	buf := make([]byte, 256<<10)
 	var n int64
 	for {
@@ -62,14 +68,18 @@ func copyReserved(ctx context.Context, w io.Writer, r io.Reader, space *reservat
 		}
 		k, err := r.Read(buf)
 		if k > 0 {
-			if n+int64(k) > space.held {
-				if err := space.want(n + step); err != nil {
+			if size >= 0 && n+int64(k) > size {
+				return n, cluster.Errorf(cluster.Invalid, "the upload is longer than the %d bytes it announced", size)
+			}
+			if int64(k) > space.held {
+				if err := space.want(step); err != nil {
 					return n, err
 				}
 			}
 			if _, err := w.Write(buf[:k]); err != nil {
 				return n, err
 			}
+			space.wrote(int64(k))
 			n += int64(k)
 		}
 		if errors.Is(err, io.EOF) {

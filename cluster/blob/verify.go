@@ -1,8 +1,10 @@
 package blob
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,36 +30,69 @@ func (d *Dir) remember(ref Ref, info fs.FileInfo) {
 }
 
 // verify reads the whole blob once per process, and again when the file's size
-// or time has changed. A damaged one is set aside, never handed out.
-func (d *Dir) verify(ref Ref, path string, info fs.FileInfo) error {
-	d.mu.Lock()
-	known := d.verified[ref] == stampOf(info)
-	d.mu.Unlock()
-	if known {
+// or time has changed. A damaged one is set aside, never handed out. It reads
+// the handle that will be handed out: under the path another file may stand by
+// now, and what is true of that one says nothing about this one.
+func (d *Dir) verify(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo) error {
+	key := fmt.Sprint(ref, stampOf(info))
+	for {
+		d.mu.Lock()
+		known := d.verified[ref] == stampOf(info)
+		d.mu.Unlock()
+		if known {
+			return nil
+		}
+		done, err, _ := d.checks.Do(key, func() (any, error) { return d.check(ctx, ref, f, info) })
+		if done == true || err != nil {
+			return err
+		}
+		// Whoever was reading gave up; that is not our caller's wish unless it was.
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// check hashes a blob; false without an error says that ctx ended first.
+func (d *Dir) check(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo) (bool, error) {
+	sum, r := sha256.New(), io.NewSectionReader(f, 0, info.Size())
+	for {
+		if ctx.Err() != nil {
+			return false, nil
+		}
+		_, err := io.CopyN(sum, r, 4<<20)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return true, fmt.Errorf("verify a blob: %w", err)
+		}
+	}
+	if hex.EncodeToString(sum.Sum(nil)) == string(ref) {
+		d.remember(ref, info)
+		return true, nil
+	}
+	if err := d.setAside(ref, f.Name(), info); err != nil {
+		return true, fmt.Errorf("set a damaged blob aside: %w", err)
+	}
+	return true, cluster.Errorf(cluster.Internal, "this file's stored copy is damaged and was set aside; tell the instructor (digest %s)", ref.Short())
+}
+
+// setAside moves a damaged file out of the way, unless a whole one has taken
+// its place already.
+func (d *Dir) setAside(ref Ref, path string, info fs.FileInfo) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	now, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, now) {
 		return nil
 	}
-	_, err, _ := d.checks.Do(string(ref), func() (any, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("verify a blob: %w", err)
-		}
-		defer f.Close()
-		sum := sha256.New()
-		if _, err := io.Copy(sum, f); err != nil {
-			return nil, fmt.Errorf("verify a blob: %w", err)
-		}
-		if hex.EncodeToString(sum.Sum(nil)) == string(ref) {
-			d.remember(ref, info)
-			return nil, nil
-		}
-		aside := filepath.Join(d.cfg.Path, "quarantine", string(ref))
-		if err := os.Rename(path, aside); err != nil {
-			return nil, fmt.Errorf("set a damaged blob aside: %w", err)
-		}
-		d.blobs.Add(-1)
-		d.bytes.Add(-info.Size())
-		d.cfg.Logger.Error("a stored file is damaged and was set aside", "ref", ref.Short(), "bytes", info.Size(), "moved_to", aside)
-		return nil, cluster.Errorf(cluster.Internal, "this file's stored copy is damaged and was set aside; tell the instructor (digest %s)", ref.Short())
-	})
-	return err
+	aside := filepath.Join(d.cfg.Path, "quarantine", string(ref))
+	if err := errors.Join(err, os.Rename(path, aside)); err != nil {
+		return err
+	}
+	d.blobs.Add(-1)
+	d.bytes.Add(-now.Size())
+	d.cfg.Logger.Error("a stored file is damaged and was set aside", "ref", ref.Short(), "bytes", now.Size(), "moved_to", aside)
+	return nil
 }

@@ -1,0 +1,216 @@
+package queue
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/policy"
+)
+
+// claim is a worker that waits for work. The steward's lock guards it.
+type claim struct {
+	jobs.Claim
+	since    time.Time
+	inFlight bool        // an Assign for it is being committed
+	gone     bool        // its caller waits no more
+	answer   chan answer // room for the one answer
+}
+
+// answer is what a waiting claim gets.
+type answer struct {
+	row jobs.Assignment
+	err error
+}
+
+func (c *claim) refuse(err error) {
+	if !c.gone {
+		c.gone = true
+		c.answer <- answer{err: err}
+	}
+}
+
+// grant is a job on its way to a claim.
+type grant struct {
+	claim *claim
+	lease jobs.Lease
+}
+
+// Claim waits until there is a job for the worker. It returns the job, ctx's
+// error, or NoLeader when this node does not lead. A worker has one claim: a
+// newer one takes the place of the older. Whoever claims says that it holds no
+// job, so a job that the table says it holds is taken back first.
+func (s *Steward) Claim(ctx context.Context, want jobs.Claim) (jobs.Assignment, error) {
+	if want.Worker == "" {
+		return jobs.Assignment{}, cluster.Errorf(cluster.Invalid, "a worker needs a name to claim work")
+	}
+	c := &claim{Claim: want, since: time.Now(), answer: make(chan answer, 1)}
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return jobs.Assignment{}, errStopping
+	}
+	s.claims = slices.DeleteFunc(s.claims, func(old *claim) bool {
+		if old.Worker != c.Worker {
+			return false
+		}
+		old.refuse(cluster.Errorf(cluster.Stale, "worker %s asked again", c.Worker))
+		return true
+	})
+	s.claims = append(s.claims, c)
+	s.met(want, c.since)
+	s.mu.Unlock()
+	s.wake()
+	select {
+	case a := <-c.answer:
+		return a.row, a.err
+	case <-ctx.Done():
+		return s.withdraw(ctx, c)
+	}
+}
+
+// withdraw ends a claim whose caller stopped waiting. An answer that came at
+// the same moment is still given: the job is the worker's by then.
+func (s *Steward) withdraw(ctx context.Context, c *claim) (jobs.Assignment, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case a := <-c.answer:
+		return a.row, a.err
+	default:
+	}
+	c.gone = true
+	s.drop(c)
+	s.saw(c.Worker, time.Now())
+	return jobs.Assignment{}, context.Cause(ctx)
+}
+
+// drop takes a claim out of the line. The lock is held.
+func (s *Steward) drop(c *claim) {
+	if i := slices.Index(s.claims, c); i >= 0 {
+		s.claims = slices.Delete(s.claims, i, i+1)
+	}
+}
+
+// idle returns the claims that may be given a job, longest wait first. One whose
+// worker still holds a job in the table may not: that job is taken back first.
+// The lock is held.
+func (s *Steward) idle(active []jobs.Job) []*claim {
+	var out []*claim
+	for _, c := range s.claims {
+		if !c.inFlight && holding(active, c.Worker) == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// holding returns the job that a worker holds, nil if none.
+func holding(active []jobs.Job, w cluster.WorkerID) *jobs.Job {
+	for i := range active {
+		if active[i].Worker == w {
+			return &active[i]
+		}
+	}
+	return nil
+}
+
+// dispatch gives waiting jobs to waiting workers: one entry for all of them.
+func (s *Steward) dispatch(ctx context.Context) {
+	grants := s.decide()
+	if len(grants) == 0 {
+		return
+	}
+	cmds := make([]cluster.Command, len(grants))
+	for i, g := range grants {
+		cmds[i] = &jobs.Assign{Lease: g.lease}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := s.propose.Propose(ctx, cmds...); err != nil {
+		s.log.Warn("an assignment was not accepted", "jobs", len(grants), "code", cluster.CodeOf(err), "err", err)
+	}
+	// The error speaks of the last command only; the table speaks of each.
+	for _, g := range grants {
+		s.settle(g)
+	}
+}
+
+// decide asks the policy and sets aside the claims that it used.
+func (s *Steward) decide() []grant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var grants []grant
+	s.jobs.Jobs(func(t *jobs.Table) {
+		active := t.Active()
+		view := policy.View{Jobs: t, Mode: s.mode}
+		byWorker := map[cluster.WorkerID]*claim{}
+		for _, c := range s.idle(active) {
+			view.Idle = append(view.Idle, c.Claim)
+			byWorker[c.Worker] = c
+		}
+		if len(view.Idle) == 0 {
+			return
+		}
+		view.Busy = s.busy(active)
+		for _, a := range policy.Pick(view) {
+			c := byWorker[a.Lease.Worker]
+			c.inFlight = true
+			grants = append(grants, grant{claim: c, lease: a.Lease})
+		}
+	})
+	return grants
+}
+
+// between is how long a worker that was just heard of is expected to ask for
+// its next job: after a Finish it holds nothing and has not asked yet.
+const between = 2 * beat
+
+// busy returns the workers that are there but at work, or between two jobs: a
+// job that failed elsewhere can wait for one of them. Each is under a lease or
+// was heard of just now, so none is waited for that is gone. The lock is held.
+func (s *Steward) busy(active []jobs.Job) []jobs.Claim {
+	now := time.Now()
+	var out []jobs.Claim
+	for id, w := range s.workers {
+		if w.claimed && (holding(active, id) != nil || now.Sub(w.seen) < between) {
+			out = append(out, w.claim)
+		}
+	}
+	return out
+}
+
+// settle looks in the table whether a grant was committed. Then its claim is
+// answered, else the claim goes on waiting in its old place. It reports which.
+func (s *Steward) settle(g grant) bool {
+	var row jobs.Job
+	var found bool
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.jobs.Jobs(func(t *jobs.Table) { row, found = t.Job(g.lease.Job) })
+	g.claim.inFlight = false
+	if !found || !held(&row, g.lease) || row.State != jobs.Assigned {
+		// A job that was cancelled meanwhile is the worker's by the table, but the
+		// worker does not know of it: the next pass takes it back. No wake: a refusal
+		// that lasts would turn the loop into a spin.
+		return false
+	}
+	s.clocks[g.lease.Job] = clock{lease: g.lease, until: time.Now().Add(s.ttl)}
+	s.drop(g.claim)
+	if g.claim.gone {
+		s.lost[g.lease] = "its worker went away before it began"
+		s.wake()
+		return true
+	}
+	g.claim.gone = true
+	g.claim.answer <- answer{row: jobs.Assignment{Lease: g.lease, Row: row}}
+	s.log.Debug("job assigned", "job", g.lease.Job, "worker", g.lease.Worker, "epoch", g.lease.Epoch)
+	return true
+}
+
+// held reports whether the lease is the row's and the job still goes on.
+func held(j *jobs.Job, l jobs.Lease) bool {
+	return j.Epoch == l.Epoch && j.Worker == l.Worker && j.State.Active()
+}

@@ -1,0 +1,100 @@
+package queue
+
+import (
+	"context"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+)
+
+// clock is when a lease ends unless its worker is heard of. It lives in the
+// leader's memory and runs on the monotonic clock: no entry carries it.
+type clock struct {
+	lease jobs.Lease
+	until time.Time
+}
+
+// recall is a job that is to be taken from its worker.
+type recall struct {
+	lease  jobs.Lease
+	reason string
+}
+
+// overdue winds the clocks of new leases, forgets those of ended ones, and
+// returns the jobs whose worker has lost them.
+func (s *Steward) overdue() []recall {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var active []jobs.Job
+	s.jobs.Jobs(func(t *jobs.Table) { active = t.Active() })
+	now := time.Now()
+	grace := s.ttl
+	if !s.leading {
+		s.leading = true
+		grace += amnesty
+		clear(s.clocks)
+	}
+	claiming := map[cluster.WorkerID]bool{}
+	for _, c := range s.claims {
+		claiming[c.Worker] = claiming[c.Worker] || !c.inFlight
+	}
+	next := make(map[jobs.ID]clock, len(active))
+	lost := map[jobs.Lease]string{} // kept until it is done: the next pass tries again
+	var out []recall
+	for i := range active {
+		j := &active[i]
+		l := jobs.Lease{Job: j.ID, Worker: j.Worker, Epoch: j.Epoch}
+		c, ok := s.clocks[j.ID]
+		if !ok || c.lease != l {
+			c = clock{lease: l, until: now.Add(grace)}
+		}
+		next[j.ID] = c
+		reason, gone := s.lost[l]
+		switch {
+		case gone:
+			lost[l] = reason
+		case claiming[l.Worker]:
+			reason = "its worker was restarted"
+		case !now.Before(c.until):
+			reason = "its worker stopped answering"
+		default:
+			continue
+		}
+		if j.State == jobs.Cancelling {
+			reason = j.Reason // the cancel's own: this is how it ends
+		}
+		out = append(out, recall{lease: l, reason: reason})
+	}
+	s.clocks, s.lost = next, lost
+	s.prune(active, now)
+	return out
+}
+
+// takeBack proposes that a job goes back to its place. When that cannot be
+// committed now, the next pass finds the job again.
+func (s *Steward) takeBack(ctx context.Context, r recall) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := s.propose.Propose(ctx, &jobs.Requeue{Lease: r.lease, Reason: r.reason})
+	switch cluster.CodeOf(err) {
+	case "":
+		s.log.Info("job taken back", "job", r.lease.Job, "worker", r.lease.Worker, "epoch", r.lease.Epoch, "reason", r.reason)
+	case cluster.Stale, cluster.NotFound: // it ended in the meantime
+	default:
+		s.log.Warn("a job could not be taken back", "job", r.lease.Job, "err", err)
+	}
+}
+
+// renew winds a lease's clock: its worker was heard of.
+func (s *Steward) renew(l jobs.Lease) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saw(l.Worker, now)
+	// A report under another lease must not keep this one alive; one that is
+	// not in the table is forgotten by the next pass.
+	if c, ok := s.clocks[l.Job]; !ok || c.lease == l {
+		s.clocks[l.Job] = clock{lease: l, until: now.Add(s.ttl)}
+	}
+}

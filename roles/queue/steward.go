@@ -1,0 +1,220 @@
+// Package queue is the steward of the job table: on the node that leads it
+// holds the workers' requests for work, lets policy decide, and takes a job
+// away from a worker that stopped answering. It promises that what it decides
+// is only a hint until it is committed, so a steward that dies loses nothing
+// but the time of a lease. It refuses to know the graph, ComfyUI and the pages.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/policy"
+)
+
+// DefaultLeaseTTL is how long a worker may be silent before it loses its job.
+const DefaultLeaseTTL = 15 * time.Second
+
+// amnesty is what a job gets above the TTL under a new leader: its worker may
+// first have to find out who leads.
+const amnesty = 15 * time.Second
+
+// beat is how often leases are looked at when nothing else happens.
+const beat = time.Second
+
+// patience bounds one proposal of the steward's own, so that a cluster without
+// a quorum does not stop it from noticing that it leads no more.
+const patience = 10 * time.Second
+
+// errStopping answers claims when Run has ended.
+var errStopping = cluster.Errorf(cluster.Unavailable, "this node is stopping")
+
+// Reader gives a look at the job table; state.Machine is one.
+type Reader interface {
+	Jobs(f func(*jobs.Table))
+}
+
+// Watcher tells what moved; state.Watcher is one.
+type Watcher interface {
+	Next(ctx context.Context) (cluster.Change, error)
+	Close()
+}
+
+// Config is what a steward needs.
+type Config struct {
+	Jobs     Reader
+	Propose  cluster.Proposer
+	Watch    func() Watcher
+	Leads    func() bool   // whether this node leads now
+	Leading  <-chan bool   // news of it; may be nil, then Leads is asked each second
+	Logger   *slog.Logger  // nil discards
+	LeaseTTL time.Duration // 0 = DefaultLeaseTTL
+	Mode     policy.Mode   // "" = fifo
+}
+
+// Steward runs the queue. All methods are safe for concurrent use.
+type Steward struct {
+	jobs    Reader
+	propose cluster.Proposer
+	watch   func() Watcher
+	leads   func() bool
+	news    <-chan bool
+	log     *slog.Logger
+	ttl     time.Duration
+	mode    policy.Mode
+
+	kick chan struct{} // one token: look again
+
+	// mu is taken before the table's own lock, never inside a view of it.
+	mu      sync.Mutex
+	stopped bool // Run has ended
+	leading bool // this term's clocks have been set
+	claims  []*claim
+	clocks  map[jobs.ID]clock
+	lost    map[jobs.Lease]string // to be taken back, and why
+	workers map[cluster.WorkerID]*worker
+}
+
+// New checks the configuration and returns a steward that does nothing before Run.
+func New(c Config) (*Steward, error) {
+	if c.Jobs == nil || c.Propose == nil || c.Watch == nil || c.Leads == nil {
+		return nil, errors.New("queue: Jobs, Propose, Watch and Leads are needed")
+	}
+	if c.LeaseTTL < 0 {
+		return nil, cluster.Errorf(cluster.Invalid, "a lease of %s is not possible", c.LeaseTTL)
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = DefaultLeaseTTL
+	}
+	if c.Mode == "" {
+		c.Mode = policy.FIFO
+	}
+	mode, err := policy.ParseMode(string(c.Mode))
+	if err != nil {
+		return nil, err
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Steward{
+		jobs: c.Jobs, propose: c.Propose, watch: c.Watch, leads: c.Leads, news: c.Leading,
+		log: c.Logger.With("component", "queue"), ttl: c.LeaseTTL, mode: mode,
+		kick:   make(chan struct{}, 1),
+		clocks: map[jobs.ID]clock{}, lost: map[jobs.Lease]string{}, workers: map[cluster.WorkerID]*worker{},
+	}, nil
+}
+
+// Run stewards until ctx ends. It returns nil then, else what stopped it.
+func (s *Steward) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	w := s.watch()
+	watched := make(chan error, 1)
+	go func() {
+		watched <- s.follow(ctx, w)
+	}()
+	defer w.Close()
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	news := s.news
+	for {
+		s.pass(ctx)
+		select {
+		case <-ctx.Done():
+			cancel()
+			<-watched
+			s.resign()
+			return nil
+		case err := <-watched:
+			cancel()
+			s.resign()
+			if err == nil {
+				return nil
+			}
+			return fmt.Errorf("watch the job table: %w", err)
+		case _, ok := <-news:
+			if !ok {
+				news = nil
+			}
+			s.newTerm()
+		case <-tick.C:
+		case <-s.kick:
+		}
+	}
+}
+
+// follow turns changes of the table into kicks until ctx ends.
+func (s *Steward) follow(ctx context.Context, w Watcher) error {
+	for {
+		if _, err := w.Next(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		s.wake()
+	}
+}
+
+// wake asks for another pass. It never waits.
+func (s *Steward) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// newTerm forgets the clocks: whatever they said was said under another leader.
+func (s *Steward) newTerm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leading = false
+}
+
+// pass does everything that can be done now.
+func (s *Steward) pass(ctx context.Context) {
+	if !s.leads() {
+		s.follower()
+		return
+	}
+	for _, r := range s.overdue() {
+		s.takeBack(ctx, r)
+	}
+	s.dispatch(ctx)
+}
+
+// follower keeps claims for the length of a lease, in case this node is about
+// to lead, and then sends them away to look for the leader.
+func (s *Steward) follower() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leading = false
+	clear(s.lost)
+	now := time.Now()
+	var keep []*claim
+	for _, c := range s.claims {
+		if !c.inFlight && now.Sub(c.since) >= s.ttl {
+			c.refuse(cluster.Errorf(cluster.NoLeader, "this node does not lead; ask the one that does"))
+			continue
+		}
+		keep = append(keep, c)
+	}
+	s.claims = keep
+}
+
+// resign answers every claim at the end of Run, so that nobody waits for a
+// steward that is gone.
+func (s *Steward) resign() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped, s.leading = true, false
+	for _, c := range s.claims {
+		c.refuse(errStopping)
+	}
+	s.claims = nil
+}

@@ -1,0 +1,79 @@
+package queue
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+)
+
+// worker is what the steward remembers of one.
+type worker struct {
+	claim   jobs.Claim
+	claimed bool // claim is what it asked for last; else it was only seen reporting
+	seen    time.Time
+}
+
+// forgetAfter is how long a worker without a job is remembered.
+const forgetAfter = time.Hour
+
+// met notes a worker that asks for work. The lock is held.
+func (s *Steward) met(c jobs.Claim, now time.Time) {
+	s.workers[c.Worker] = &worker{claim: c, claimed: true, seen: now}
+}
+
+// saw notes a sign of life. The lock is held.
+func (s *Steward) saw(id cluster.WorkerID, now time.Time) {
+	w := s.workers[id]
+	if w == nil {
+		w = &worker{claim: jobs.Claim{Worker: id}}
+		s.workers[id] = w
+	}
+	w.seen = now
+}
+
+// prune forgets workers that are long gone. The lock is held.
+func (s *Steward) prune(active []jobs.Job, now time.Time) {
+	for id, w := range s.workers {
+		if now.Sub(w.seen) >= forgetAfter && holding(active, id) == nil && !s.waits(id) {
+			delete(s.workers, id)
+		}
+	}
+}
+
+func (s *Steward) waits(id cluster.WorkerID) bool {
+	return slices.ContainsFunc(s.claims, func(c *claim) bool { return c.Worker == id })
+}
+
+// WorkerView is a worker as a page shows it.
+type WorkerView struct {
+	ID       cluster.WorkerID
+	Node     cluster.NodeID // "" until it has asked for work here
+	Idle     bool           // it waits for work now
+	Job      *jobs.ID       // what it holds
+	LastSeen time.Time      // its last sign of life; now while it waits
+}
+
+// Workers lists the workers that were heard of in the last hour, by id.
+func (s *Steward) Workers() []WorkerView {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var active []jobs.Job
+	s.jobs.Jobs(func(t *jobs.Table) { active = t.Active() })
+	now := time.Now()
+	out := make([]WorkerView, 0, len(s.workers))
+	for id, w := range s.workers {
+		v := WorkerView{ID: id, Node: w.claim.Node, LastSeen: w.seen}
+		if j := holding(active, id); j != nil {
+			v.Job = &j.ID
+		}
+		if s.waits(id) {
+			v.Idle, v.LastSeen = v.Job == nil, now
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b WorkerView) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
