@@ -1,0 +1,162 @@
+package gateway
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/roles/gateway/signin"
+)
+
+// call is one request of a known identity to a route.
+type call struct {
+	*fasthttp.RequestCtx
+	id     signin.Identity
+	user   cluster.User      // whose ComfyUI: always id.User
+	prefix string            // "/user001" or ""
+	path   string            // escaped, below the prefix and without /api
+	params map[string]string // decoded, by the pattern's names
+}
+
+// serve handles every request at the door, in this order: is the path sane, is
+// it public, who is asking, is it theirs, which route.
+func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
+	defer g.noted(ctx)
+	setHeaders(ctx)
+	raw := rawPath(ctx)
+	if !sanePath(raw) {
+		plain(ctx, fasthttp.StatusBadRequest, "400: Bad Request")
+		return
+	}
+	if g.public(ctx, raw) {
+		return
+	}
+	prefix, rest := g.splitPrefix(raw)
+	id, err := g.identify(ctx)
+	if err != nil {
+		g.stranger(ctx, raw, err)
+		return
+	}
+	ctx.SetUserValue(userKey, id.User)
+	switch {
+	case rest == "" && prefix != "":
+		redirect(ctx, prefix+"/", fasthttp.StatusPermanentRedirect)
+		return
+	case raw == "/admin" || strings.HasPrefix(raw, "/admin/"):
+		g.admin(ctx, raw, id)
+		return
+	case id.Instructor:
+		if raw == "/" {
+			redirect(ctx, "/admin/", fasthttp.StatusFound)
+			return
+		}
+		fail(ctx, cluster.Errorf(cluster.Forbidden, "You are signed in as the instructor. The dashboard is at /admin/; a ComfyUI belongs to a participant."))
+		return
+	case prefix != "" && prefix != "/"+string(id.User):
+		fail(ctx, cluster.Errorf(cluster.Forbidden, "This is not your ComfyUI. Yours is at /%s/.", id.User))
+		return
+	}
+	if !sameSite(ctx) {
+		fail(ctx, cluster.Errorf(cluster.Forbidden, "This request comes from another site and was refused."))
+		return
+	}
+	c := &call{RequestCtx: ctx, id: id, user: id.User, prefix: prefix, path: rest}
+	g.route(c)
+}
+
+// route finds the handler: first as written, then with ComfyUI's optional /api.
+func (g *Gateway) route(c *call) {
+	method := string(c.Method())
+	r, params, allowed := g.routes.find(method, c.path)
+	if r == nil && !allowed {
+		if rest, ok := strings.CutPrefix(c.path, "/api"); ok && strings.HasPrefix(rest, "/") {
+			r, params, allowed = g.routes.find(method, rest)
+			if r != nil {
+				c.path = rest
+			}
+		}
+	}
+	if r == nil {
+		if allowed {
+			plain(c.RequestCtx, fasthttp.StatusMethodNotAllowed, "405: Method Not Allowed")
+			return
+		}
+		g.static(c)
+		return
+	}
+	if r.limit > 0 && int64(c.Request.Header.ContentLength()) > r.limit {
+		c.SetConnectionClose() // the rest of the body is not read
+		fail(c.RequestCtx, cluster.Errorf(cluster.TooLarge, "This request is larger than the limit of %d MB.", r.limit>>20))
+		return
+	}
+	c.params = params
+	r.handle(c)
+}
+
+// rawPath is the path as the browser sent it: %2F must not become a slash.
+func rawPath(ctx *fasthttp.RequestCtx) string {
+	raw := string(ctx.Request.Header.RequestURI())
+	if i := strings.IndexAny(raw, "?#"); i >= 0 {
+		raw = raw[:i]
+	}
+	if i := strings.Index(raw, "://"); i >= 0 && !strings.HasPrefix(raw, "/") { // absolute form
+		raw = raw[i+3:]
+		if j := strings.IndexByte(raw, '/'); j >= 0 {
+			return raw[j:]
+		}
+		return "/"
+	}
+	return raw
+}
+
+// sanePath refuses what no client of ours sends: dot segments in any encoding,
+// backslashes, control characters, broken escapes.
+func sanePath(raw string) bool {
+	if !strings.HasPrefix(raw, "/") || len(raw) > 8192 {
+		return false
+	}
+	for decoded := range 3 { // as sent, decoded, and decoded again as ComfyUI does for userdata
+		for seg := range strings.SplitSeq(raw, "/") {
+			if seg == "." || seg == ".." || strings.ContainsAny(seg, "\\\x00\r\n") {
+				return false
+			}
+		}
+		next, err := url.PathUnescape(raw)
+		if err != nil {
+			return decoded > 0 // a literal % in a name is fine, a broken escape is not
+		}
+		raw = next
+	}
+	return true
+}
+
+// splitPrefix cuts "/user001" off when it names a person; rest is "" for the
+// bare prefix without its slash.
+func (g *Gateway) splitPrefix(raw string) (prefix, rest string) {
+	first, tail, slash := strings.Cut(raw[1:], "/")
+	u := cluster.User(first)
+	if !u.Valid() {
+		return "", raw
+	}
+	known := false
+	g.cfg.Tables.People(func(t *people.Table) { _, known = t.Person(u) })
+	if !known {
+		return "", raw
+	}
+	if !slash {
+		return "/" + first, ""
+	}
+	return "/" + first, "/" + tail
+}
+
+func (g *Gateway) badRequest(ctx *fasthttp.RequestCtx, err error) {
+	setHeaders(ctx)
+	if strings.Contains(err.Error(), "too large") || strings.Contains(err.Error(), "size") {
+		fail(ctx, cluster.Errorf(cluster.TooLarge, "This request is too large."))
+		return
+	}
+	plain(ctx, fasthttp.StatusBadRequest, "400: Bad Request")
+}

@@ -1,0 +1,160 @@
+// Package gateway is the public door: it serves the stock ComfyUI frontend and
+// answers, for each participant, the API of a ComfyUI of their own from the
+// replicated table, the blob store and the workers' last known capabilities.
+// It promises that a prompt it answered 200 was committed, that identity comes
+// from the sign-in alone, and that no byte of one user reaches another. It
+// refuses to run anything itself.
+//
+//	door.go      one request: headers, who, whose, which route
+//	routes.go    the one table of routes; identity.go who may use which
+//	prompt.go queue.go history.go jobslist.go      work
+//	sockets.go hub.go ending.go                    what a page hears while it works
+//	userdata.go settings.go templates.go           what a page keeps
+//	view.go upload.go                              pictures in both directions
+//	capabilities.go objectinfo.go system.go        what the workers can do
+//	static.go landing.go problems.go errors.go     the rest
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
+	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/models"
+	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/roles/gateway/frontend"
+	"github.com/ahelme/comfyume/roles/gateway/signin"
+)
+
+// Tables are this node's copy of the rows. Each function lets its argument
+// read; it must not keep the table nor block.
+type Tables interface {
+	Jobs(func(*jobs.Table))
+	Files(func(*files.Table))
+	People(func(*people.Table))
+	Models(func(*models.Table))
+}
+
+// Watcher tells what moved; state.Watcher is one.
+type Watcher interface {
+	Next(ctx context.Context) (cluster.Change, error)
+	Close()
+}
+
+// Config of a Gateway.
+type Config struct {
+	Node      cluster.NodeID
+	Listener  net.Listener // the public port, already open
+	Tables    Tables
+	Propose   cluster.Proposer
+	Watch     func() Watcher
+	Blobs     blob.Store
+	Subscribe func(func(jobs.Event)) (cancel func())
+	SignIn    *signin.SignIn
+	Frontend  *frontend.Files
+
+	TemplateDir     string // "" = the small ones of this package
+	DefaultTemplate string // name of the one that opens first; "" = the first one
+	// Instructors may not look into participants' ComfyUI; PriorityUser's jobs
+	// get instructor priority (v1's user001).
+	PriorityUser cluster.User
+	// Admin is the dashboard, served at /admin/ to the instructor under the
+	// actor's name. It may stream.
+	Admin func(actor string) http.Handler
+	// Health is /healthz: its status and its JSON.
+	Health     func() (status int, body []byte)
+	MaxWaiting uint64 // waiting jobs over which a new one is refused; 0 = no limit
+	MaxBody    int    // of a request that is not an upload, in bytes; 0 = 64 MiB
+	MaxUpload  int64  // of one upload, in bytes; 0 = 10 GB
+	Logger     *slog.Logger
+	Now        func() time.Time // nil: time.Now
+}
+
+// Gateway is one public door.
+type Gateway struct {
+	cfg       Config
+	log       *slog.Logger
+	server    *fasthttp.Server
+	routes    *router
+	hub       *hub
+	caps      *capabilities
+	templates *templates
+	secrets   *secrets
+	problems  *problems
+	histories *histories
+}
+
+// New makes a Gateway. It listens on nothing before Run.
+func New(cfg Config) (*Gateway, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 64 << 20
+	}
+	if cfg.MaxUpload == 0 {
+		cfg.MaxUpload = 10_000_000_000
+	}
+	g := &Gateway{cfg: cfg, log: cfg.Logger.With("component", "gateway"), problems: newProblems()}
+	g.secrets = newSecrets(cfg.Now)
+	g.histories = newHistories(cfg.Blobs)
+	g.caps = newCapabilities(g)
+	var err error
+	if g.templates, err = loadTemplates(cfg.TemplateDir, cfg.DefaultTemplate); err != nil {
+		return nil, err
+	}
+	g.hub = newHub(g)
+	g.routes = newRouter(g)
+	g.server = &fasthttp.Server{
+		Handler: g.serve, Name: "comfyume", NoDefaultServerHeader: true, NoDefaultContentType: true,
+		StreamRequestBody: true, DisablePreParseMultipartForm: true, MaxRequestBodySize: int(cfg.MaxUpload),
+		ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10, ReduceMemoryUsage: true,
+		IdleTimeout: 2 * time.Minute, CloseOnShutdown: true, Logger: fasthttpLog{g.log},
+		// A page's header arrives at once; a body may take as long as it needs.
+		ErrorHandler: g.badRequest,
+	}
+	return g, nil
+}
+
+// Run serves until ctx ends.
+func (g *Gateway) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hubDone := make(chan error, 1)
+	go func() { hubDone <- g.hub.run(ctx) }()
+	served := make(chan error, 1)
+	go func() { served <- g.server.Serve(g.cfg.Listener) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+		err = fmt.Errorf("the door closed: %w", errors.Join(err, errors.New("its listener ended")))
+	}
+	cancel()
+	g.hub.closeAll() // sockets are hijacked: the server does not know them
+	shut, done := context.WithTimeout(context.Background(), 5*time.Second)
+	defer done()
+	if e := g.server.ShutdownWithContext(shut); e != nil && !errors.Is(e, context.DeadlineExceeded) {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, <-hubDone)
+}
+
+// fasthttpLog lets the server's own complaints reach the log at debug: broken
+// connections are the internet's weather.
+type fasthttpLog struct{ s *slog.Logger }
+
+func (l fasthttpLog) Printf(format string, args ...any) { l.s.Debug(fmt.Sprintf(format, args...)) }

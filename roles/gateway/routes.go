@@ -1,0 +1,198 @@
+package gateway
+
+import (
+	"net/url"
+	"strings"
+)
+
+// route is one row of the table: what is answered, and by whom.
+type route struct {
+	method  string
+	pattern string // "{name}" is one escaped segment, "{name...}" the rest
+	limit   int64  // of the body, in bytes; 0 = what the server takes
+	handle  func(*call)
+}
+
+// table is every route that a signed-in participant can reach below their own
+// prefix or the root, beside the frontend's static files. All of them answer
+// from the caller's own rows only. Each exists with and without /api before it
+// unless its pattern has it. A test tries each as every kind of stranger.
+func (g *Gateway) table() []route {
+	body := int64(g.cfg.MaxBody)
+	return []route{
+		{"GET", "/", 0, g.home},
+		{"GET", "/ws", 0, g.socket},
+		{"GET", "/users", 0, g.users},
+		{"POST", "/users", body, g.refusedUsers},
+		{"GET", "/system_stats", 0, g.systemStats},
+		{"GET", "/features", 0, g.features},
+
+		{"GET", "/settings", 0, g.settings},
+		{"GET", "/settings/{id}", 0, g.setting},
+		{"POST", "/settings", body, g.putSettings},
+		{"POST", "/settings/{id}", body, g.putSetting},
+
+		{"GET", "/userdata", 0, g.listUserdata},
+		{"GET", "/v2/userdata", 0, g.listUserdataV2},
+		{"GET", "/userdata/{file}", 0, g.userdata},
+		{"POST", "/userdata/{file}", body, g.putUserdata},
+		{"DELETE", "/userdata/{file}", body, g.deleteUserdata},
+		{"POST", "/userdata/{file}/move/{dest}", body, g.moveUserdata},
+
+		{"GET", "/prompt", 0, g.promptInfo},
+		{"POST", "/prompt", body, g.prompt},
+		{"GET", "/queue", 0, g.queue},
+		{"POST", "/queue", body, g.changeQueue},
+		{"POST", "/interrupt", body, g.interrupt},
+		{"POST", "/free", body, g.free},
+		{"GET", "/history", 0, g.history},
+		{"POST", "/history", body, g.changeHistory},
+		{"GET", "/history/{id}", 0, g.historyOf},
+		{"GET", "/jobs", 0, g.jobs},
+		{"POST", "/jobs/cancel", body, g.cancelJobs},
+		{"GET", "/jobs/{id}", 0, g.job},
+		{"POST", "/jobs/{id}/cancel", body, g.cancelJob},
+
+		{"GET", "/view", 0, g.view},
+		{"HEAD", "/view", 0, g.view},
+		{"POST", "/upload/image", g.cfg.MaxUpload, g.uploadImage},
+		{"POST", "/upload/mask", g.cfg.MaxUpload, g.uploadMask},
+
+		{"GET", "/object_info", 0, g.objectInfo},
+		{"GET", "/object_info/{class}", 0, g.objectInfoOf},
+		{"GET", "/embeddings", 0, g.embeddings},
+		{"GET", "/models", 0, g.modelFolders},
+		{"GET", "/models/{folder}", 0, g.modelsIn},
+		{"GET", "/experiment/models", 0, g.experimentModels},
+		{"GET", "/experiment/models/{folder}", 0, g.experimentModelsIn},
+		{"GET", "/experiment/models/preview/{rest...}", 0, g.absent},
+		{"GET", "/view_metadata/{folder}", 0, g.absent},
+		{"GET", "/extensions", 0, g.extensions},
+		{"GET", "/i18n", 0, g.i18n},
+		{"GET", "/global_subgraphs", 0, g.globalSubgraphs},
+		{"GET", "/global_subgraphs/{id}", 0, g.globalSubgraph},
+		{"GET", "/node_replacements", 0, g.nodeReplacements},
+		{"GET", "/workflow_templates", 0, g.workflowTemplates},
+		{"GET", "/api/workflow_templates/{pack}/{file}", 0, g.workflowTemplate},
+		{"GET", "/templates/{file...}", 0, g.officialTemplates},
+		{"GET", "/workshop/templates", 0, g.templateNeeds},
+
+		{"GET", "/internal/logs", 0, g.logs},
+		{"GET", "/internal/logs/raw", 0, g.logsRaw},
+		{"PATCH", "/internal/logs/subscribe", body, g.accepted},
+		{"GET", "/internal/folder_paths", 0, g.emptyObject},
+		{"GET", "/internal/files/{type}", 0, g.internalFiles},
+
+		{"GET", "/api/assets", 0, g.assetsOff},
+		{"GET", "/api/assets/{rest...}", 0, g.assetsOff},
+		{"POST", "/api/assets", body, g.assetsOff},
+		{"POST", "/api/assets/{rest...}", body, g.assetsOff},
+		{"HEAD", "/api/assets/{rest...}", 0, g.assetsOff},
+		{"PUT", "/api/assets/{rest...}", body, g.assetsOff},
+		{"DELETE", "/api/assets/{rest...}", body, g.assetsOff},
+		{"GET", "/api/tags", 0, g.assetsOff},
+
+		// The Manager installs code; participants propose, the instructor decides.
+		{"GET", "/manager/{rest...}", 0, g.noManager},
+		{"POST", "/manager/{rest...}", body, g.noManager},
+		{"GET", "/v2/manager/{rest...}", 0, g.noManager},
+		{"POST", "/v2/manager/{rest...}", body, g.noManager},
+		{"GET", "/v2/customnode/{rest...}", 0, g.noManager},
+		{"POST", "/v2/customnode/{rest...}", body, g.noManager},
+		{"GET", "/v2/snapshot/{rest...}", 0, g.noManager},
+		{"POST", "/v2/snapshot/{rest...}", body, g.noManager},
+		{"GET", "/customnode/{rest...}", 0, g.noManager},
+		{"POST", "/customnode/{rest...}", body, g.noManager},
+		{"GET", "/snapshot/{rest...}", 0, g.noManager},
+		{"POST", "/snapshot/{rest...}", body, g.noManager},
+		{"GET", "/externalmodel/{rest...}", 0, g.noManager},
+		{"POST", "/externalmodel/{rest...}", body, g.noManager},
+	}
+}
+
+// Routes lists the table as "METHOD /pattern", for the tests that must know
+// every way in.
+func (g *Gateway) Routes() []string {
+	var out []string
+	for _, r := range g.routes.all {
+		out = append(out, r.method+" "+r.pattern)
+	}
+	return out
+}
+
+// router finds a route by the escaped path's segments.
+type router struct {
+	all   []route
+	first map[string][]int // first segment -> rows
+}
+
+func newRouter(g *Gateway) *router {
+	r := &router{all: g.table(), first: map[string][]int{}}
+	for i, row := range r.all {
+		seg, _, _ := strings.Cut(row.pattern[1:], "/")
+		r.first[seg] = append(r.first[seg], i)
+	}
+	return r
+}
+
+// find returns the route of a method and an escaped path with its decoded
+// parameters; known says that the path exists for another method.
+func (r *router) find(method, path string) (found *route, params map[string]string, known bool) {
+	if !strings.HasPrefix(path, "/") {
+		return nil, nil, false
+	}
+	seg, _, _ := strings.Cut(path[1:], "/")
+	for _, i := range r.first[seg] {
+		row := &r.all[i]
+		p, ok := match(row.pattern, path)
+		if !ok {
+			continue
+		}
+		if row.method == method || method == "HEAD" && row.method == "GET" {
+			return row, p, true
+		}
+		known = true
+	}
+	return nil, nil, known
+}
+
+// match compares a pattern with an escaped path, segment by segment.
+func match(pattern, path string) (map[string]string, bool) {
+	var params map[string]string
+	pat, rest := pattern[1:], path[1:]
+	for {
+		p, patTail, patMore := strings.Cut(pat, "/")
+		if name, ok := strings.CutSuffix(p, "...}"); ok {
+			return with(params, name[1:], rest)
+		}
+		s, restTail, restMore := strings.Cut(rest, "/")
+		switch {
+		case strings.HasPrefix(p, "{"):
+			var ok bool
+			if params, ok = with(params, p[1:len(p)-1], s); !ok {
+				return nil, false
+			}
+		case p != s:
+			return nil, false
+		}
+		if patMore != restMore {
+			return nil, false
+		}
+		if !patMore {
+			return params, true
+		}
+		pat, rest = patTail, restTail
+	}
+}
+
+func with(params map[string]string, name, escaped string) (map[string]string, bool) {
+	v, err := url.PathUnescape(escaped)
+	if err != nil || v == "" {
+		return nil, false
+	}
+	if params == nil {
+		params = map[string]string{}
+	}
+	params[name] = v
+	return params, true
+}

@@ -1,0 +1,78 @@
+package gateway
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/ahelme/comfyume/cluster/people"
+)
+
+// home is the page itself. Somebody who was never here is sent to the same page
+// with the address by which the stock frontend opens a template: no script of
+// ours is needed, and it works over whatever another user of the same browser
+// left behind.
+func (g *Gateway) home(c *call) {
+	if first := g.templates.first; first != "" && c.IsGet() && len(c.URI().QueryString()) == 0 && g.neverVisited(c) {
+		redirect(c.RequestCtx, c.prefix+"/?template="+first+"&source="+pack, fasthttp.StatusFound)
+		return
+	}
+	g.serveAsset(c.RequestCtx, "index.html")
+}
+
+func (g *Gateway) neverVisited(c *call) (never bool) {
+	g.cfg.Tables.People(func(t *people.Table) {
+		p, ok := t.Person(c.user)
+		never = ok && p.Visited == 0
+	})
+	return never
+}
+
+// workflowTemplates is GET /workflow_templates: packs and their workflows.
+func (g *Gateway) workflowTemplates(c *call) {
+	names := []string{}
+	for _, n := range g.templates.names {
+		names = append(names, strings.TrimSuffix(n, ".json"))
+	}
+	g.writeValue(c, map[string][]string{pack: names})
+}
+
+// workflowTemplate is one workflow of a pack. That the first one was fetched is
+// the proof that the first visit happened; a load that broke off gets it again.
+func (g *Gateway) workflowTemplate(c *call) {
+	t := g.templates.byName[c.params["file"]]
+	if c.params["pack"] != pack || t == nil {
+		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
+		return
+	}
+	if c.params["file"] == g.templates.first+".json" && g.neverVisited(c) {
+		if _, err := g.commit(c, &people.Visit{Name: c.user}); err != nil {
+			g.log.Warn("the first visit was not noted", "user", c.user, "err", err)
+		}
+	}
+	writeJSON(c.RequestCtx, fasthttp.StatusOK, t.data)
+}
+
+// officialTemplates answers for the templates package, which is not served yet:
+// an empty catalogue, so that the page's dialog opens.
+func (g *Gateway) officialTemplates(c *call) {
+	if file := c.params["file"]; strings.HasPrefix(file, "index") && strings.HasSuffix(file, ".json") && file != "index_logo.json" {
+		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("[]"))
+		return
+	}
+	plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
+}
+
+// templateNeeds tells a participant what the workshop's templates lack.
+func (g *Gateway) templateNeeds(c *call) { g.writeValue(c, g.Templates()) }
+
+// writeValue answers 200 with a value as JSON.
+func (g *Gateway) writeValue(c *call, v any) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		fail(c.RequestCtx, err)
+		return
+	}
+	writeJSON(c.RequestCtx, fasthttp.StatusOK, raw)
+}
