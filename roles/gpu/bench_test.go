@@ -1,0 +1,441 @@
+package gpu_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
+	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/models"
+	"github.com/ahelme/comfyume/roles/comfy"
+	"github.com/ahelme/comfyume/roles/gpu"
+	"github.com/ahelme/comfyume/roles/sketch"
+)
+
+const patience = 20 * time.Second
+
+// bench is a worker with the real tables behind a small queue.
+type bench struct {
+	t      *testing.T
+	worker *gpu.Worker
+	blobs  *blob.Dir
+	queue  *queue
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+func newBench(t *testing.T, url string, edit func(*gpu.Config)) *bench {
+	t.Helper()
+	blobs, err := blob.OpenDir(blob.DirConfig{Path: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, blobs: blobs, queue: newQueue(), ended: make(chan error, 1)}
+	cfg := gpu.Config{
+		ID: "node/0", Node: "node", URL: url, Queue: b.queue, Blobs: blobs, Await: b.queue.await, Publish: b.queue.publish, Register: b.queue.register,
+		RenewEvery: 20 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Patience: gpu.Patience{Backoff: 10 * time.Millisecond, Silence: 2 * time.Second},
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	if b.worker, err = gpu.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background()) // t.Context ends before clean-up waits
+	b.stop = stop
+	go func() { b.ended <- b.worker.Run(ctx) }()
+	t.Cleanup(func() { b.end() })
+	return b
+}
+
+// end stops the worker and waits for it.
+func (b *bench) end() {
+	b.stop()
+	select {
+	case err := <-b.ended:
+		if err != nil {
+			b.t.Errorf("Run returned %v", err)
+		}
+		b.ended <- nil
+	case <-time.After(patience):
+		b.t.Fatal("the worker does not end")
+	}
+}
+
+// submit is what a gateway does.
+func (b *bench) submit(prompt, graph string, edit func(*jobs.Submit)) jobs.ID {
+	b.t.Helper()
+	req := &comfy.PromptRequest{Prompt: json.RawMessage(graph), ClientID: "tab", ExtraData: json.RawMessage(`{"extra_pnginfo":{"workflow":{"id":"w-1","note":"Grüße"}}}`)}
+	body, hash, err := comfy.PackRequest(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	id := jobs.ID{User: "user007", Prompt: prompt}
+	c := &jobs.Submit{ID: id, ClientID: "tab", Body: body, BodyHash: hash, Priority: jobs.Normal}
+	if edit != nil {
+		edit(c)
+	}
+	if _, err := b.queue.apply(c); err != nil {
+		b.t.Fatal(err)
+	}
+	return id
+}
+
+// row waits until a job is as it should be.
+func (b *bench) row(id jobs.ID, what string, ok func(jobs.Job) bool) jobs.Job {
+	b.t.Helper()
+	var row jobs.Job
+	b.until(what, func() bool {
+		row, _ = b.queue.jobs.Job(id)
+		return ok(row)
+	})
+	return row
+}
+
+func (b *bench) ends(id jobs.ID) jobs.Job {
+	b.t.Helper()
+	return b.row(id, "the end of "+id.String(), func(j jobs.Job) bool { return j.State.Ended() })
+}
+
+// until waits for a condition of the queue, which is checked under its lock
+// after each change.
+func (b *bench) until(what string, ok func() bool) {
+	b.t.Helper()
+	if !b.queue.until(ok) {
+		b.t.Fatalf("waited in vain for %s; status %+v; verbs %v", what, b.worker.Status(), b.queue.log())
+	}
+}
+
+func (b *bench) history(row jobs.Job) comfy.HistoryEntry {
+	b.t.Helper()
+	raw, err := comfy.Unpack(b.bytes(row.History))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var h comfy.HistoryEntry
+	if err := json.Unmarshal(raw, &h); err != nil {
+		b.t.Fatal(err)
+	}
+	if strings.Contains(string(raw), "gw/") || strings.Contains(string(raw), "abs_path") {
+		b.t.Errorf("history tells of the machine: %s", raw)
+	}
+	return h
+}
+
+func (b *bench) bytes(ref cluster.Ref) []byte {
+	b.t.Helper()
+	f, err := b.blobs.Open(b.t.Context(), ref)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(f)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return raw
+}
+
+func (b *bench) put(raw string) (cluster.Ref, int64) {
+	b.t.Helper()
+	ref, n, err := b.blobs.Put(b.t.Context(), strings.NewReader(raw), int64(len(raw)))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return ref, n
+}
+
+// output is a stored file of the user's.
+func (b *bench) output(area files.Area, sub, name string) []byte {
+	b.t.Helper()
+	b.queue.mu.Lock()
+	f, ok := b.queue.files.File("user007", files.Place{Area: area, Subfolder: sub, Name: name})
+	b.queue.mu.Unlock()
+	if !ok {
+		b.t.Fatalf("there is no %s/%s/%s", area, sub, name)
+	}
+	return b.bytes(f.Ref)
+}
+
+// queue is the tables and a claim that waits, all in one lock. What a worker
+// says is noted.
+type queue struct {
+	mu      sync.Mutex
+	changed chan struct{} // closed and made anew with each change
+	jobs    *jobs.Table
+	files   *files.Table
+	index   uint64
+	verbs   []string
+	events  []jobs.Event
+	workers []models.Worker
+	refuse  func(verb string) error
+}
+
+func newQueue() *queue {
+	return &queue{changed: make(chan struct{}), jobs: jobs.New(), files: files.New()}
+}
+
+func (q *queue) stir() {
+	close(q.changed)
+	q.changed = make(chan struct{})
+}
+
+func (q *queue) until(ok func() bool) bool {
+	late := time.After(patience)
+	for {
+		q.mu.Lock()
+		good, changed := ok(), q.changed
+		q.mu.Unlock()
+		if good {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-late:
+			return false
+		}
+	}
+}
+
+func (q *queue) log() []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.verbs)
+}
+
+func (q *queue) apply(c cluster.Command) (any, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.applyLocked(c)
+}
+
+func (q *queue) applyLocked(c cluster.Command) (any, error) {
+	now := time.Now().UnixMilli()
+	mutate, _, err := q.jobs.Plan(c, now)
+	if out, ok := c.(*files.PutOutputs); ok {
+		lease := jobs.Lease{Job: jobs.ID{User: out.User, Prompt: out.Prompt}, Worker: out.Worker, Epoch: out.Epoch}
+		if err := q.jobs.CheckLease(lease); err != nil {
+			return nil, err
+		}
+		mutate, _, err = q.files.Plan(c, now)
+	}
+	if err != nil {
+		return nil, err
+	}
+	q.index++
+	answer := mutate()
+	q.stir()
+	return answer, nil
+}
+
+// say notes a verb and applies its command.
+func (q *queue) say(verb string, c cluster.Command) (any, uint64, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.refuse != nil {
+		if err := q.refuse(verb); err != nil {
+			return nil, 0, err
+		}
+	}
+	q.verbs = append(q.verbs, verb)
+	q.stir()
+	answer, err := q.applyLocked(c)
+	return answer, q.index, err
+}
+
+func (q *queue) Claim(ctx context.Context, c jobs.Claim) (jobs.Assignment, error) {
+	for {
+		q.mu.Lock()
+		var id *jobs.ID
+		q.jobs.Waiting(func(j *jobs.Job) bool {
+			if j.State == jobs.Pending && c.Can(j) {
+				id = &jobs.ID{User: j.ID.User, Prompt: j.ID.Prompt}
+			}
+			return id == nil
+		})
+		if id != nil {
+			row, _ := q.jobs.Job(*id)
+			l := jobs.Lease{Job: *id, Worker: c.Worker, Epoch: row.Epoch + 1}
+			_, err := q.applyLocked(&jobs.Assign{Lease: l})
+			row, _ = q.jobs.Job(*id)
+			q.verbs = append(q.verbs, "claim")
+			q.mu.Unlock()
+			return jobs.Assignment{Lease: l, Row: row}, err
+		}
+		changed := q.changed
+		q.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return jobs.Assignment{}, context.Cause(ctx)
+		}
+	}
+}
+
+func (q *queue) Started(_ context.Context, l jobs.Lease) (uint64, error) {
+	_, index, err := q.say("started", &jobs.Started{Lease: l})
+	return index, err
+}
+
+func (q *queue) verdict(l jobs.Lease) jobs.Verdict {
+	row, ok := q.jobs.Job(l.Job)
+	switch {
+	case !ok, row.Epoch != l.Epoch, !row.State.Active():
+		return jobs.Lost
+	case row.State == jobs.Cancelling:
+		return jobs.Stop
+	}
+	return jobs.Go
+}
+
+func (q *queue) Renew(_ context.Context, l jobs.Lease) (jobs.Verdict, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.verbs = append(q.verbs, "renew")
+	q.stir()
+	return q.verdict(l), nil
+}
+
+func (q *queue) await(ctx context.Context, l jobs.Lease) (jobs.Verdict, error) {
+	for {
+		q.mu.Lock()
+		v, changed := q.verdict(l), q.changed
+		q.mu.Unlock()
+		if v != jobs.Go {
+			return v, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
+func (q *queue) GpuDone(_ context.Context, l jobs.Lease) error {
+	_, _, err := q.say("gpudone", &jobs.GpuDone{Lease: l})
+	return err
+}
+
+func (q *queue) Outputs(_ context.Context, l jobs.Lease, out []files.NewOutput) ([]files.Place, uint64, error) {
+	answer, index, err := q.say("outputs", &files.PutOutputs{User: l.Job.User, Prompt: l.Job.Prompt, Worker: l.Worker, Epoch: l.Epoch, Outputs: out})
+	if err != nil {
+		return nil, 0, err
+	}
+	return answer.([]files.Place), index, nil
+}
+
+func (q *queue) Finish(_ context.Context, f jobs.Finish) error {
+	_, _, err := q.say("finish "+string(f.State), &f)
+	return err
+}
+
+func (q *queue) Requeue(_ context.Context, l jobs.Lease, strike bool, reason string) error {
+	_, _, err := q.say(fmt.Sprintf("requeue strike=%v %s", strike, reason), &jobs.Requeue{Lease: l, Strike: strike, Reason: reason})
+	return err
+}
+
+func (q *queue) Hold(_ context.Context, l jobs.Lease, reason string) error {
+	_, _, err := q.say("hold "+reason, &jobs.Hold{Lease: l, Reason: reason})
+	return err
+}
+
+func (q *queue) publish(e jobs.Event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.events = append(q.events, e)
+	q.stir()
+}
+
+func (q *queue) register(_ context.Context, w models.Worker) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.workers = append(q.workers, w)
+	q.stir()
+	return nil
+}
+
+// types lists the published events of a job but for those that may be dropped.
+func (q *queue) types(id jobs.ID) []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var out []string
+	for _, e := range q.events {
+		if e.Job == id && !e.Droppable {
+			out = append(out, e.Type)
+		}
+	}
+	return out
+}
+
+// told returns the events of a type.
+func (q *queue) told(id jobs.ID, typ string) []jobs.Event {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var out []jobs.Event
+	for _, e := range q.events {
+		if e.Job == id && e.Type == typ {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// said lists the verbs but for renewals.
+func (q *queue) said() []string {
+	return slices.DeleteFunc(q.log(), func(v string) bool { return v == "renew" })
+}
+
+// server is a sketch that can be stopped and started anew at the same address.
+type server struct {
+	t    *testing.T
+	cfg  sketch.Config
+	addr string
+	url  string
+	stop func()
+}
+
+func startSketch(t *testing.T) *server {
+	t.Helper()
+	s := &server{t: t, cfg: sketch.Config{Dir: t.TempDir()}}
+	s.start()
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	s.cfg.Addr = s.addr
+	run, err := sketch.New(s.cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.url = run.URL()
+	s.addr = strings.TrimPrefix(s.url, "http://")
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run.Run(ctx) }()
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil && !errors.Is(err, sketch.ErrExited) {
+				s.t.Errorf("sketch returned %v", err)
+			}
+		case <-time.After(patience):
+			s.t.Error("sketch does not end")
+		}
+	})
+	s.t.Cleanup(s.stop)
+}

@@ -1,0 +1,116 @@
+package gpu
+
+import (
+	"context"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster/jobs"
+)
+
+// lane is a kind of event of which only the newest counts.
+type lane int
+
+const (
+	progressLane lane = iota
+	stateLane
+	previewLane
+	lanes
+)
+
+// every is the least time between two events of one lane.
+const every = 100 * time.Millisecond
+
+// pacer thins droppable events: the newest of each lane goes out, at most ten
+// times a second. It is used by one goroutine.
+type pacer struct {
+	send func(jobs.Event)
+	last [lanes]time.Time
+	held [lanes]*jobs.Event
+	due  *time.Timer // runs while something is held
+}
+
+func newPacer(send func(jobs.Event)) *pacer {
+	p := &pacer{send: send, due: time.NewTimer(time.Hour)}
+	p.due.Stop()
+	return p
+}
+
+// offer sends e now, or later if nothing newer comes.
+func (p *pacer) offer(l lane, e jobs.Event) {
+	if rest := every - time.Since(p.last[l]); rest > 0 {
+		if p.held == [lanes]*jobs.Event{} {
+			p.due.Reset(rest)
+		}
+		p.held[l] = &e
+		return
+	}
+	p.out(l, e)
+}
+
+func (p *pacer) out(l lane, e jobs.Event) {
+	p.held[l], p.last[l] = nil, time.Now()
+	p.send(e)
+}
+
+// release sends what is held in some lanes; none named means all.
+func (p *pacer) release(which ...lane) {
+	if len(which) == 0 {
+		which = []lane{stateLane, progressLane, previewLane}
+	}
+	for _, l := range which {
+		if e := p.held[l]; e != nil {
+			p.out(l, *e)
+		}
+	}
+}
+
+// drop forgets what is held in a lane.
+func (p *pacer) drop(which ...lane) {
+	for _, l := range which {
+		p.held[l] = nil
+	}
+}
+
+// fire sends what has waited long enough.
+func (p *pacer) fire() {
+	next := every
+	for l, e := range p.held {
+		if e == nil {
+			continue
+		}
+		if rest := every - time.Since(p.last[l]); rest > 0 {
+			next = min(next, rest)
+			continue
+		}
+		p.out(lane(l), *e)
+	}
+	if p.held != [lanes]*jobs.Event{} {
+		p.due.Reset(next)
+	}
+}
+
+// pause is a growing pause between tries.
+type pause struct {
+	first, next time.Duration
+}
+
+const longestPause = 5 * time.Second
+
+func (w *Worker) backoff() *pause {
+	return &pause{first: w.cfg.Patience.Backoff, next: w.cfg.Patience.Backoff}
+}
+
+func (p *pause) reset() { p.next = p.first }
+
+// wait pauses; it reports false when ctx ended.
+func (p *pause) wait(ctx context.Context) bool {
+	t := time.NewTimer(p.next)
+	defer t.Stop()
+	p.next = min(2*p.next, longestPause)
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

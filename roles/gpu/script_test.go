@@ -1,0 +1,387 @@
+package gpu_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/roles/comfy"
+	"github.com/ahelme/comfyume/roles/gpu"
+)
+
+func viewing(body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) }
+}
+
+func TestEventsBeforeTheAnswerToThePrompt(t *testing.T) {
+	s := newScripted(t)
+	over := make(chan struct{})
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.keep(id, bareEntry)
+		s.say(id, sayStart, sayCached, sayRuns, sayPicture, saySuccess, sayOver)
+		select { // the answer comes when all is over
+		case <-over:
+		case <-time.After(patience):
+			t.Error("the job does not end before its prompt is answered")
+		}
+		s.accept(w, id)
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", thing, nil)
+	row := b.ends(id)
+	close(over)
+	if row.State != jobs.Done || row.Outputs != 1 {
+		t.Fatalf("row %+v", row)
+	}
+	h := b.history(row)
+	want := `{"images":[{"filename":"a_00001_.png","subfolder":"","type":"output","format":"odd"}],"animated":[false]}`
+	if out, _ := h.Outputs.Lookup("1"); string(out) != want {
+		t.Errorf("output %s, want %s", out, want)
+	}
+	if e := b.queue.told(id, "executed"); len(e) != 1 || !strings.Contains(string(e[0].Text), `"output":`+want) {
+		t.Errorf("executed %s", e[0].Text)
+	}
+	// History keeps headings only; the times are those of the socket.
+	var times []int64
+	for _, m := range h.Status.Messages {
+		var at comfy.ExecutionData
+		if err := comfy.Message(m).Decode(&at); err != nil || at.PromptID != "p-1" {
+			t.Errorf("%s: %s, %v", m.Type, m.Data, err)
+		}
+		times = append(times, at.Timestamp)
+	}
+	if diff := cmp.Diff([]int64{1700000000001, 1700000000002, 1700000000009}, times); diff != "" {
+		t.Errorf("times (-want +got):\n%s", diff)
+	}
+	if string(b.output(files.Output, "", "a_00001_.png")) != "picture" {
+		t.Error("another picture was stored")
+	}
+	if v, ok := h.Meta.Lookup("1"); !ok || !strings.Contains(string(v), `"real_node_id":"1"`) {
+		t.Errorf("meta %s", v)
+	}
+}
+
+func TestRefusedPromptFailsAtTheFirstNode(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = func(w http.ResponseWriter, _ string) {
+		w.WriteHeader(http.StatusBadRequest)
+		io.WriteString(w, `{"error":{"type":"prompt_outputs_failed_validation","message":"Prompt outputs failed validation","details":"","extra_info":{}},
+			"node_errors":{"10":{"errors":[{"type":"x","message":"Ten is bad","details":"","extra_info":{}}],"dependent_outputs":[],"class_type":"Thing"},
+			"9":{"errors":[{"type":"x","message":"Value not in list","details":"image: 'gw/1/a.png'","extra_info":{}}],"dependent_outputs":[],"class_type":"Thing"}}}`)
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", `{"9":{"class_type":"Thing","inputs":{}},"10":{"class_type":"Thing","inputs":{}}}`, nil)
+	row := b.ends(id)
+	if row.State != jobs.Failed || row.Failure.NodeID != "9" || row.Failure.NodeType != "Thing" || !strings.Contains(row.Failure.Message, "Value not in list") {
+		t.Fatalf("row %s %+v", row.State, row.Failure)
+	}
+	raw, err := comfy.Unpack(b.bytes(row.History))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h comfy.HistoryEntry
+	if err := json.Unmarshal(raw, &h); err != nil {
+		t.Fatal(err)
+	}
+	var e comfy.ExecutionErrorData
+	if m, ok := h.Status.Message(comfy.TypeExecutionError); !ok || m.Decode(&e) != nil || e.NodeID != "9" || e.PromptID != "p-1" || e.Traceback == nil {
+		t.Errorf("history %s", raw)
+	}
+	if diff := cmp.Diff([]string{"claim", "started", "finish failed"}, b.queue.said()); diff != "" {
+		t.Errorf("verbs (-want +got):\n%s", diff)
+	}
+}
+
+func TestOddMessagesDoNotStopTheRelay(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, strings.Replace(bareEntry, picture, `{"text":["x"]}`, 1))
+		s.say(id, `{"type":"progress","data":{"value":1,"max":2,"prompt_id":"ID","node":"1"}`, // cut off
+			sayStart, sayCached, sayRuns,
+			`{"type":"progress","data":{"value":NaN,"max":10,"prompt_id":"ID","node":"1"}}`,
+			`{"type":"executing","data":{"node":"1"}}`, // a greeting
+			`{"type":"progress","data":{"value":5,"max":10,"prompt_id":"another","node":"1"}}`,
+			`{"type":"executing","data":{"node":null,"prompt_id":"another"}}`,
+			`{"type":"status","data":{"status":{"exec_info":{"queue_remaining":9}}}}`,
+			`{"type":"rgthree.thing","data":{"text":"gw/ID/a"}}`,
+			// A blocked node reports an error and the run goes on.
+			`{"type":"execution_error","data":{"prompt_id":"ID","node_id":"1","node_type":"Thing","exception_type":"ExecutionBlocked","exception_message":"Blocked","traceback":[],"executed":[],"timestamp":3}}`,
+			`{"type":"executed","data":{"node":"1","display_node":"1","output":{"text":["x"]},"prompt_id":"ID"}}`, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", thing, nil)
+	row := b.ends(id)
+	if h := b.history(row); row.State != jobs.Done || h.Status.StatusStr != "success" || len(h.Status.Messages) != 3 {
+		t.Errorf("row %s %+v, history %s", row.State, row.Failure, h.Encode())
+	}
+	want := []string{"execution_start", "execution_cached", "executing", "rgthree.thing", "executed"}
+	if diff := cmp.Diff(want, b.queue.types(id)); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	progress := b.queue.told(id, "progress")
+	if len(progress) != 1 || string(progress[0].Text) != `{"type":"progress","data":{"value":null,"max":10,"prompt_id":"p-1","node":"1"}}` {
+		t.Errorf("progress %+v", progress)
+	}
+	if c := b.queue.told(id, "rgthree.thing"); string(c[0].Text) != `{"type":"rgthree.thing","data":{"text":"a"}}` {
+		t.Errorf("custom message %s", c[0].Text)
+	}
+}
+
+func TestResultsInFramesAreNeitherThinnedNorReordered(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, strings.Replace(bareEntry, `"1":`+picture, "", 1))
+		s.frame(comfy.NewPreview(comfy.FormatPNG, []byte("of nobody")))
+		s.say(id, sayStart, sayCached, sayRuns)
+		for i := range 20 {
+			s.frame(comfy.NewPreview(comfy.FormatPNG, []byte{byte(i)}))
+		}
+		s.frame(comfy.NewPreview(comfy.FormatJPEG, []byte{20}))
+		s.frame(comfy.NewText("1", "at gw/"+id+"/a"))
+		s.frame(comfy.NewPreviewMetadata(comfy.PreviewMeta{PromptID: "another"}, []byte("of another")))
+		s.say(id, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", `{"1":{"class_type":"SaveImageWebsocket","inputs":{}}}`, nil)
+	b.ends(id)
+	frames := b.queue.told(id, "preview")
+	if len(frames) != 22 {
+		t.Fatalf("%d frames, want 22", len(frames))
+	}
+	for i, e := range frames {
+		f, err := comfy.ParseFrame(e.Binary)
+		if err != nil || e.Droppable {
+			t.Fatalf("frame %d: %+v, %v", i, e, err)
+		}
+		if i < 21 && string(f.Payload) != string([]byte{byte(i)}) || i == 21 && string(f.Payload) != "at a" {
+			t.Errorf("frame %d is %q", i, f.Payload)
+		}
+	}
+}
+
+func TestShortReadIsReadAgain(t *testing.T) {
+	s := newScripted(t)
+	reads := make(chan struct{}, 10)
+	s.view = func(w http.ResponseWriter, r *http.Request) {
+		reads <- struct{}{}
+		if !strings.HasPrefix(r.URL.Query().Get("subfolder"), "gw/") {
+			t.Errorf("asked for %s", r.URL)
+		}
+		w.Header().Set("Content-Length", "7")
+		if len(reads) == 1 {
+			io.WriteString(w, "pic")
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, "picture")
+	}
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, bareEntry)
+		s.say(id, sayStart, sayCached, sayRuns, sayPicture, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	row := b.ends(b.submit("p-1", thing, nil))
+	if row.State != jobs.Done || string(b.output(files.Output, "", "a_00001_.png")) != "picture" || len(reads) != 2 {
+		t.Errorf("row %s after %d reads", row.State, len(reads))
+	}
+}
+
+func TestResultThatIsGoneIsMadeAgain(t *testing.T) {
+	s := newScripted(t)
+	s.view = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "404", http.StatusNotFound) }
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, bareEntry)
+		s.say(id, sayStart, sayCached, sayPicture, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	row := b.ends(b.submit("p-1", thing, nil))
+	if row.State != jobs.Failed || row.Strikes != 3 || row.Failure.Type != "worker_lost" {
+		t.Errorf("row %s %+v", row.State, row.Failure)
+	}
+}
+
+func TestJobThatEndsWhileTheSocketIsDown(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.say(id, sayStart, sayCached)
+		s.keep(id, bareEntry)
+		s.cut()
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", thing, nil)
+	row := b.ends(id)
+	if row.State != jobs.Done || row.Strikes != 0 || row.Outputs != 1 {
+		t.Fatalf("row %+v; verbs %v", row, b.queue.said())
+	}
+	if got := b.queue.types(id); !slices.Contains(got, "executed") {
+		t.Errorf("published %v: the picture was never shown", got)
+	}
+}
+
+func TestLostConnectionIsNotALostJob(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.mu.Lock()
+		s.queue = `{"queue_running":[[0,"` + id + `",{},{},[]]],"queue_pending":[]}`
+		dials := s.dials
+		s.mu.Unlock()
+		s.cut() // before it began: the start is missed
+		go func() {
+			waitFor(t, "another connection", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.dials > dials })
+			s.keep(id, bareEntry)
+			s.mu.Lock()
+			s.queue = `{"queue_running":[],"queue_pending":[]}`
+			s.mu.Unlock()
+			s.say(id, sayRuns, sayPicture, saySuccess, sayOver)
+		}()
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", thing, nil)
+	row := b.ends(id)
+	if row.State != jobs.Done || row.Strikes != 0 {
+		t.Fatalf("row %+v; verbs %v", row, b.queue.said())
+	}
+	if got := b.queue.types(id); got[0] != comfy.TypeExecutionStart {
+		t.Errorf("published %v", got)
+	}
+}
+
+func TestPromptThatNeverBeginsIsPutBack(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = s.accept
+	b := newBench(t, s.url, func(c *gpu.Config) {
+		c.Patience.Start, c.Patience.Silence = 30*time.Millisecond, 10*time.Millisecond
+	})
+	id := b.submit("p-1", thing, nil)
+	row := b.ends(id)
+	if row.State != jobs.Failed || row.Strikes != 3 {
+		t.Errorf("row %+v", row)
+	}
+}
+
+func TestPromptIsSentAgainWhenItsFateIsUnknown(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	tries := 0
+	s.prompt = func(w http.ResponseWriter, id string) {
+		if tries++; tries == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		s.accept(w, id)
+		s.keep(id, bareEntry)
+		s.say(id, sayStart, sayCached, sayRuns, sayPicture, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	if row := b.ends(b.submit("p-1", thing, nil)); row.State != jobs.Done || row.Strikes != 0 {
+		t.Errorf("row %+v", row)
+	}
+}
+
+func TestOldComfyUIThatIgnoresPromptIDs(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = func(w http.ResponseWriter, _ string) { s.accept(w, "its-own") }
+	b := newBench(t, s.url, nil)
+	row := b.ends(b.submit("p-1", thing, nil))
+	if row.State != jobs.Failed || !strings.Contains(row.Failure.Message, "too old") {
+		t.Errorf("row %s %+v", row.State, row.Failure)
+	}
+}
+
+func TestWorkSurvivesALeaderlessTime(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, bareEntry)
+		s.say(id, sayStart, sayCached, sayRuns, sayPicture, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, func(c *gpu.Config) { c.Patience.Backoff = time.Millisecond })
+	refused := map[string]int{}
+	b.queue.mu.Lock()
+	b.queue.refuse = func(verb string) error {
+		if refused[verb]++; refused[verb] <= 3 {
+			return cluster.Errorf(cluster.NoLeader, "no leader")
+		}
+		return nil
+	}
+	b.queue.mu.Unlock()
+	row := b.ends(b.submit("p-1", thing, nil))
+	if row.State != jobs.Done || refused["finish done"] != 4 || refused["outputs"] != 4 {
+		t.Errorf("row %s, refusals %v", row.State, refused)
+	}
+}
+
+func TestLostLeaseEndsTheAttempt(t *testing.T) {
+	s := newScripted(t)
+	b := newBench(t, s.url, nil)
+	ids := make(chan string, 10)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		if ids <- id; len(ids) > 1 {
+			s.keep(id, bareEntry)
+			s.say(id, sayStart, sayCached, sayRuns, sayPicture, saySuccess, sayOver)
+			return
+		}
+		s.say(id, sayStart, sayCached, sayRuns)
+	}
+	id := b.submit("p-1", thing, nil)
+	b.running(id, "1")
+	// The leader gives the job away.
+	row, _ := b.queue.jobs.Job(id)
+	if _, err := b.queue.apply(&jobs.Requeue{Lease: jobs.Lease{Job: id, Worker: row.Worker, Epoch: row.Epoch}, Reason: "silent"}); err != nil {
+		t.Fatal(err)
+	}
+	if row := b.ends(id); row.State != jobs.Done || row.Epoch != 2 {
+		t.Errorf("row %+v", row)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if want := `{"prompt_id":"` + <-ids + `"}`; len(s.interrupted) == 0 || s.interrupted[0] != want {
+		t.Errorf("interrupted %v, want %s", s.interrupted, want)
+	}
+	for _, v := range b.queue.said() {
+		if strings.HasPrefix(v, "requeue") {
+			t.Errorf("said %q of a job that was not its own any more", v)
+		}
+	}
+}
+
+func TestErrorsTellNothingOfTheMachine(t *testing.T) {
+	s := newScripted(t)
+	b := newBench(t, s.url, nil)
+	trouble := `{"prompt_id":"ID","node_id":"1","node_type":"Thing","executed":[],"exception_message":"cannot write '/root/ComfyUI/output/gw/ID/a_00001_.png'\n","exception_type":"OSError","traceback":["  File \"/root/ComfyUI/nodes.py\", line 7, in save\n"],"current_inputs":{"filename_prefix":["gw/ID/a"]},"current_outputs":["1"],"timestamp":5}`
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, `{"prompt":[0,"ID",{},{},["1"]],"outputs":{},"status":{"status_str":"error","completed":false,"messages":[["execution_start",{"prompt_id":"ID","timestamp":1}],["execution_cached",{"nodes":["1"],"prompt_id":"ID","timestamp":2}],["execution_error",`+trouble+`]]},"meta":{}}`)
+		s.say(id, sayStart, sayCached, sayRuns, `{"type":"execution_error","data":`+trouble+`}`, sayOver)
+	}
+	row := b.ends(b.submit("p-1", thing, nil))
+	if row.State != jobs.Failed || row.Failure.Message != "cannot write 'a_00001_.png'" || row.Failure.Type != "OSError" {
+		t.Errorf("row %s %+v", row.State, row.Failure)
+	}
+	h := b.history(row)
+	m, _ := h.Status.Message(comfy.TypeExecutionError)
+	want := `{"prompt_id":"p-1","node_id":"1","node_type":"Thing","executed":[],"exception_message":"cannot write 'a_00001_.png'\n","exception_type":"OSError","traceback":["  File \"nodes.py\", line 7, in save\n"],"current_inputs":{"filename_prefix":["a"]},"current_outputs":["1"],"timestamp":5}`
+	if string(m.Data) != want {
+		t.Errorf("got  %s\nwant %s", m.Data, want)
+	}
+}

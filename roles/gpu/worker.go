@@ -1,0 +1,237 @@
+// Package gpu drives one ComfyUI: it claims jobs, brings their inputs, runs
+// them, and brings every result home before it says that there is one. It
+// promises that a job it has claimed is reported, put back or given up on word
+// of the queue, whatever ComfyUI or the network does, and that a participant
+// sees their own names and ids only. It refuses to choose jobs, to keep files
+// and to start or stop ComfyUI.
+//
+//	Queue.Claim -> stage.go -> POST /prompt -> follow.go --Publish--> pages
+//	                 |                           |    |
+//	               blobs                     relay.go outputs.go -> blobs
+//	                                                  |
+//	     keep.go renews and hears of cancels      finish.go -> Queue.Finish
+//
+// One goroutine (Run) works; link.go reads the socket and keep.go renews beside it.
+package gpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
+	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/models"
+	"github.com/ahelme/comfyume/roles/comfy"
+)
+
+// Queue is where work comes from and is reported to. Errors carry cluster
+// codes: Stale and NotFound mean that the lease is gone; NoLeader and
+// Unavailable that asking again helps. Every report may be repeated.
+type Queue interface {
+	// Claim waits until there is a job for the worker or ctx ends.
+	Claim(ctx context.Context, c jobs.Claim) (jobs.Assignment, error)
+	// Started says that ComfyUI has begun. index is the commit.
+	Started(ctx context.Context, l jobs.Lease) (index uint64, err error)
+	// Renew says that there is evidence of progress and asks whether to go on.
+	Renew(ctx context.Context, l jobs.Lease) (jobs.Verdict, error)
+	// GpuDone says that only storing is left.
+	GpuDone(ctx context.Context, l jobs.Lease) error
+	// Outputs enters stored files and returns the user's names in the same order.
+	Outputs(ctx context.Context, l jobs.Lease, out []files.NewOutput) (places []files.Place, index uint64, err error)
+	Finish(ctx context.Context, f jobs.Finish) error
+	Requeue(ctx context.Context, l jobs.Lease, strike bool, reason string) error
+	Hold(ctx context.Context, l jobs.Lease, reason string) error
+}
+
+// Config says which ComfyUI a Worker drives and for whom.
+type Config struct {
+	ID   cluster.WorkerID // required
+	Node cluster.NodeID
+	// URL is ComfyUI's root, "http://127.0.0.1:8188". Required.
+	URL   string
+	Queue Queue      // required
+	Blobs blob.Store // required
+	// Secrets asks the gateway that took a submit in for the user's tokens; false
+	// when they are gone. Nil means that they always are.
+	Secrets func(ctx context.Context, id jobs.ID) (map[string]string, bool)
+	// Publish hands an event on to the user's pages. It must not block for long.
+	// Nil drops them.
+	Publish func(jobs.Event)
+	// Register enters the worker or its new capabilities. Nil means that nobody
+	// wants to know.
+	Register func(ctx context.Context, w models.Worker) error
+	// Await waits until the verdict on a lease is another than Go. It makes
+	// cancels quick; nil means that they are heard of with the next renewal.
+	Await func(ctx context.Context, l jobs.Lease) (jobs.Verdict, error)
+	// Logger hears of jobs and troubles, never of prompts. Nil discards.
+	Logger *slog.Logger
+	// RenewEvery is how often a lease is renewed; 0 means 5 s.
+	RenewEvery time.Duration
+	// Patience says how long to wait for what; its zero value is for production.
+	Patience Patience
+}
+
+// Patience is how long a worker waits before it draws a conclusion. A zero
+// field has the standard value.
+type Patience struct {
+	Lost    time.Duration // ComfyUI silent on all ways while it has a job: 20 s
+	Start   time.Duration // a prompt was accepted, not begun, and is not queued: 2 min
+	Stop    time.Duration // an interrupted job ends: 10 s
+	Silence time.Duration // no event of a running job before ComfyUI is asked: 10 s
+	Refresh time.Duration // between two looks at the capabilities while idle: 5 min
+	Bye     time.Duration // for giving a job back when this node is stopped: 5 s
+	Backoff time.Duration // the first pause before another try: 0.2 s
+}
+
+// Worker drives one ComfyUI.
+type Worker struct {
+	cfg    Config
+	log    *slog.Logger
+	client *comfy.Client
+
+	// Used by Run's goroutine only.
+	link    *link
+	classes map[string]bool
+	probed  bool   // what classes says is of this connection
+	known   string // digest of what was last registered
+	// listening says that a job takes events, on this connection and on the next.
+	listening bool
+
+	mu     sync.Mutex
+	status Status
+}
+
+// New checks the configuration; it makes no call.
+func New(cfg Config) (*Worker, error) {
+	if cfg.ID == "" || cfg.Queue == nil || cfg.Blobs == nil {
+		return nil, errors.New("start a GPU worker: an id, a queue and a blob store are needed")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Secrets == nil {
+		cfg.Secrets = func(context.Context, jobs.ID) (map[string]string, bool) { return nil, false }
+	}
+	if cfg.Publish == nil {
+		cfg.Publish = func(jobs.Event) {}
+	}
+	if cfg.Register == nil {
+		cfg.Register = func(context.Context, models.Worker) error { return nil }
+	}
+	if cfg.RenewEvery == 0 {
+		cfg.RenewEvery = 5 * time.Second
+	}
+	cfg.Patience.fill()
+	log := cfg.Logger.With("component", "gpu", "worker", string(cfg.ID))
+	client, err := comfy.NewClient(comfy.ClientConfig{BaseURL: cfg.URL, Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("start a GPU worker: %w", err)
+	}
+	w := &Worker{cfg: cfg, log: log, client: client}
+	w.status = Status{Phase: Waiting, Since: time.Now()}
+	return w, nil
+}
+
+func (p *Patience) fill() {
+	for _, f := range []struct {
+		value    *time.Duration
+		standard time.Duration
+	}{
+		{&p.Lost, 20 * time.Second}, {&p.Start, 2 * time.Minute}, {&p.Stop, 10 * time.Second}, {&p.Silence, 10 * time.Second},
+		{&p.Refresh, 5 * time.Minute}, {&p.Bye, 5 * time.Second}, {&p.Backoff, 200 * time.Millisecond},
+	} {
+		if *f.value == 0 {
+			*f.value = f.standard
+		}
+	}
+}
+
+// Run works until ctx ends, whatever becomes of ComfyUI. A job that is held
+// then is given back.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.hangUp()
+	pause := w.backoff()
+	for ctx.Err() == nil {
+		if err := w.ready(ctx); err != nil {
+			if ctx.Err() == nil {
+				w.log.Debug("ComfyUI is not ready", "err", err)
+			}
+			pause.wait(ctx)
+			continue
+		}
+		a, err := w.claim(ctx)
+		switch {
+		case err == nil:
+			pause.reset()
+			w.work(ctx, a)
+		case errors.Is(err, errAgain):
+			pause.reset()
+		default:
+			if ctx.Err() == nil {
+				w.log.Debug("asking for work", "err", err)
+			}
+			pause.wait(ctx)
+		}
+	}
+	return nil
+}
+
+// errAgain ends a claim that shall be made anew: the connection is gone or the
+// capabilities are due.
+var errAgain = errors.New("look after ComfyUI first")
+
+// ready connects and probes as far as it is needed.
+func (w *Worker) ready(ctx context.Context) error {
+	if w.link == nil || w.link.dead() {
+		w.note(func(s *Status) { s.Phase, s.Job = Waiting, nil })
+		if err := w.dial(ctx); err != nil {
+			w.trouble(err)
+			return err
+		}
+	}
+	if !w.probed {
+		w.note(func(s *Status) { s.Phase = Probing })
+		if err := w.probe(ctx); err != nil {
+			w.trouble(err)
+			return err
+		}
+	}
+	w.note(func(s *Status) {
+		s.Phase, s.Problem, s.Job, s.NodeID, s.Value, s.Max = Idle, "", nil, "", 0, 0
+	})
+	return nil
+}
+
+// claim waits for a job while the connection stands.
+func (w *Worker) claim(ctx context.Context) (jobs.Assignment, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, w.cfg.Patience.Refresh, errAgain)
+	defer cancel()
+	ctx, lost := context.WithCancelCause(ctx)
+	stop := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-w.link.lost:
+			lost(errAgain)
+		case <-stop:
+		}
+	})
+	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes})
+	close(stop)
+	watch.Wait()
+	defer lost(nil)
+	if err == nil {
+		return a, nil
+	}
+	if errors.Is(context.Cause(ctx), errAgain) {
+		w.probed = false
+		return jobs.Assignment{}, errAgain
+	}
+	return jobs.Assignment{}, fmt.Errorf("claim: %w", err)
+}
