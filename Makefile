@@ -1,0 +1,63 @@
+# make           builds bin/comfyume-agent
+# make run       builds it and starts a whole workshop on this machine
+# make test      vet, format and every test (race detector where a C compiler is)
+# make bench     the figures of the README, one line each
+# make lint      the linters (installed into .cache at pinned versions)
+# make dist      static binaries for three platforms, with checksums
+# make conformance COMFYUI_URL=http://127.0.0.1:8188   the same workflows through a real ComfyUI
+SHELL       := /bin/sh
+GO          ?= go
+PYTHON      ?= python3
+VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+CACHE       := $(CURDIR)/.cache
+WHEELS      := $(CACHE)/wheels
+FRONTENDS   := 1.37.11
+STATE       ?= $(CACHE)/run
+RUN_ARGS    ?=
+
+export COMFYUME_WHEEL_DIR := $(WHEELS)
+
+.PHONY: all run test bench lint dist conformance wheels browser-wheels clean
+all: bin/comfyume-agent
+
+bin/comfyume-agent: FORCE
+	@mkdir -p bin
+	@$(BUILD) -o $@ ./agent/comfyume-agent
+FORCE:
+
+# The stock frontend comes from its package, by the machine's own pip. The
+# agent checks its digest before it serves a byte of it.
+wheels:
+	@mkdir -p $(WHEELS)
+	@for v in $(FRONTENDS); do \
+	  ls $(WHEELS)/comfyui_frontend_package-$$v-*.whl >/dev/null 2>&1 || \
+	  $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(WHEELS) comfyui-frontend-package==$$v || \
+	  echo "could not fetch comfyui-frontend-package $$v with pip; put its wheel into $(WHEELS)" >&2; done
+browser-wheels:
+	@$(MAKE) --no-print-directory wheels FRONTENDS="1.37.11 1.45.21 1.58.1"
+
+run: all wheels
+	@mkdir -p $(STATE)
+	@exec bin/comfyume-agent --dev --state-dir $(STATE) $(RUN_ARGS)
+
+test: all browser-wheels
+	@sh deploy/check.sh test
+
+bench: all wheels
+	@COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestBench' -v ./agent/doortest | grep -E '^[a-z0-9_]+ [a-z_0-9]+=' 
+	@$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./roles/... | grep -E '^Benchmark'
+
+conformance: all wheels
+	@test -n "$(COMFYUI_URL)" || { echo "name the ComfyUI: make conformance COMFYUI_URL=http://127.0.0.1:8188"; exit 2; }
+	@COMFYUME_CONFORMANCE_URL=$(COMFYUI_URL) COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestConformance' -v ./agent/doortest
+
+lint:
+	@sh deploy/check.sh lint
+
+dist:
+	@VERSION='$(VERSION)' sh deploy/check.sh dist
+
+clean:
+	@rm -rf bin dist .cache

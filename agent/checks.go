@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/shirou/gopsutil/v4/disk"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/cluster/state"
+)
+
+// checkCommit commits a command that changes nothing. It alone proves that a
+// participant's job would be accepted and kept.
+func checkCommit(p cluster.Proposer) check {
+	return check{
+		name: "commit", required: true, every: 3 * time.Second, fresh: 10 * time.Second,
+		cure: "see the log for disk errors; if the disk is full, free space; then restart this agent",
+		do: func(ctx context.Context) (string, error) {
+			begin := time.Now()
+			out, err := p.Propose(ctx, &state.Noop{})
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("entry %d in %s", out.Index, time.Since(begin).Round(time.Millisecond)), nil
+		},
+	}
+}
+
+// checkFrontend asks whether the files that participants load are whole.
+func checkFrontend(verify func() (string, error)) check {
+	return check{
+		name: "frontend", required: true, every: 5 * time.Second, fresh: 20 * time.Second,
+		cure: "restart this agent: it unpacks the frontend again; without internet give --frontend-wheel",
+		do:   func(context.Context) (string, error) { return verify() },
+	}
+}
+
+// checkAccounts asks whether anybody could sign in.
+func checkAccounts(table func(func(*people.Table)), prepared func() error) check {
+	return check{
+		name: "accounts", required: true, every: 2 * time.Second, fresh: 10 * time.Second,
+		cure: "add people: comfyume-agent user add NAME, or let one in again: comfyume-agent user disable NAME --undo",
+		do: func(context.Context) (string, error) {
+			if err := prepared(); err != nil {
+				return "", err
+			}
+			var all, out int
+			table(func(t *people.Table) {
+				for _, p := range t.People() {
+					all++
+					if p.Disabled {
+						out++
+					}
+				}
+			})
+			if all == out {
+				return "", cluster.Errorf(cluster.Unavailable, "nobody may sign in: %d accounts, %d shut out", all, out)
+			}
+			return fmt.Sprintf("%d may sign in, %d shut out", all-out, out), nil
+		},
+	}
+}
+
+// Disk use in per cent of the state folder's disk.
+const (
+	diskWarn = 70
+	diskRed  = 90
+)
+
+// diskUse measures the disk of a folder.
+type diskUse func(ctx context.Context, dir string) (usedPercent int, free uint64, err error)
+
+func measureDisk(ctx context.Context, dir string) (int, uint64, error) {
+	u, err := disk.UsageWithContext(ctx, dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("measure the disk: %w", err)
+	}
+	return int(u.UsedPercent), u.Free, nil
+}
+
+func checkDisk(measure diskUse, dir string) check {
+	return check{
+		name: "disk", every: 5 * time.Second, fresh: 30 * time.Second,
+		cure: "free space on the disk of the state folder, or move it to a larger one",
+		do: func(ctx context.Context) (string, error) {
+			used, free, err := measure(ctx, dir)
+			if err != nil {
+				return "", err
+			}
+			detail := fmt.Sprintf("%d %% used, %s free", used, humanize.Bytes(free))
+			switch {
+			case used >= diskRed:
+				return detail, cluster.Errorf(cluster.NoSpace, "the disk is nearly full: %s", detail)
+			case used >= diskWarn:
+				return detail, cluster.Errorf(cluster.NoSpace, "the disk fills up: %s", detail)
+			}
+			return detail, nil
+		},
+	}
+}
+
+// checkComfyUI asks whether a job would find a worker. Without one the door
+// stays open: editing works and jobs wait.
+func checkComfyUI(answering func() (up, all int, why string)) check {
+	return check{
+		name: "comfyui", every: time.Second, fresh: 10 * time.Second,
+		cure: "start ComfyUI, or check --comfyui-url; jobs wait until it answers",
+		do: func(context.Context) (string, error) {
+			up, all, why := answering()
+			switch {
+			case all == 0:
+				return "", cluster.Errorf(cluster.Unavailable, "no worker is known: jobs wait until a GPU joins")
+			case up == 0:
+				return "", cluster.Errorf(cluster.Unavailable, "no ComfyUI answers (%d known): %s", all, why)
+			}
+			return fmt.Sprintf("%d of %d workers answer", up, all), nil
+		},
+	}
+}

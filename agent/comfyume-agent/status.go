@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/ahelme/comfyume/agent"
+)
+
+type statusCommand struct {
+	Watch bool `short:"w" help:"Go on showing it, once a second, until Ctrl-C."`
+}
+
+// Run prints one screen. It exits 3 when the node is not ready or degraded
+// and 5 when there is no leader, so that scripts can tell.
+func (s *statusCommand) Run(ctx context.Context, t *terminal, g *grammar) error {
+	c, err := connect(t, g)
+	if err != nil {
+		return err
+	}
+	if !s.Watch {
+		return s.once(ctx, c, t, g.JSON)
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	for {
+		if !g.JSON {
+			fmt.Fprint(t.out, "\x1b[H\x1b[2J")
+		}
+		var quiet *exit
+		if err := s.once(ctx, c, t, g.JSON); err != nil && ctx.Err() == nil && (!errors.As(err, &quiet) || quiet.code == exitUnreachable) {
+			fmt.Fprintln(t.err, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (*statusCommand) once(ctx context.Context, c *client, t *terminal, asJSON bool) error {
+	status, raw, err := c.raw(ctx, http.MethodGet, "/api/status", nil, nil)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return refusal(status, raw)
+	}
+	var v agent.View
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return fmt.Errorf("read the agent's answer: %w", err)
+	}
+	if asJSON {
+		if _, err := t.out.Write(raw); err != nil {
+			return err
+		}
+	} else if err := screen(t.out, v); err != nil {
+		return err
+	}
+	switch {
+	case v.Head.Leader == "":
+		return &exit{code: exitNoLeader}
+	case !v.Head.Ready || len(v.Head.Degraded) > 0:
+		return &exit{code: exitDegraded}
+	}
+	return nil
+}
+
+func screen(out io.Writer, v agent.View) error {
+	state := "ready"
+	if !v.Head.Ready {
+		state = "NOT READY"
+	} else if len(v.Head.Degraded) > 0 {
+		state = "ready, but degraded: " + strings.Join(v.Head.Degraded, ", ")
+	}
+	leader := "no leader"
+	if v.Head.Leader != "" {
+		leader = fmt.Sprintf("leader %s (term %d, %d voter)", v.Head.Leader, v.Head.Term, v.Head.Voters)
+	}
+	fmt.Fprintf(out, "workshop   %s   %s\n", leader, state)
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tROLES\tSTATE\tVERSION\tDISK")
+	for _, n := range v.Nodes {
+		roles := make([]string, len(n.Roles))
+		for i, r := range n.Roles {
+			roles[i] = string(r)
+		}
+		disk := "-"
+		if n.Disk >= 0 {
+			disk = fmt.Sprintf("%d %%", n.Disk)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Join(roles, ","), n.State, n.Version, disk)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tJOB")
+	for _, k := range v.Workers {
+		job, vram := "-", "-"
+		if k.Job != nil {
+			job = k.Job.String()
+		}
+		if k.VRAM > 0 {
+			vram = humanize.Bytes(uint64(k.VRAM))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, job)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "QUEUE      %d waiting, %d running, %d done, %d failed, %d cancelled\n", v.Counts.Waiting, v.Counts.Running, v.Counts.Done, v.Counts.Failed, v.Counts.Cancelled)
+	fmt.Fprintf(out, "PEOPLE     %d of %d online\n", v.Counts.Online, v.Counts.People)
+	for _, p := range v.Attention {
+		what := p.What
+		if p.User != "" {
+			what = string(p.User) + ": " + what
+		}
+		if p.Cure != "" {
+			what += "   -> " + p.Cure
+		}
+		fmt.Fprintf(out, "! %s\n", what)
+	}
+	return nil
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/ahelme/comfyume/cluster"
+)
+
+// Secret is a text that no log and no page may show.
+type Secret string
+
+func (Secret) String() string { return "(secret)" }
+
+// GoString keeps it out of %#v too.
+func (Secret) GoString() string { return "(secret)" }
+
+// LogValue keeps it out of slog.
+func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
+
+// MarshalText keeps it out of JSON.
+func (Secret) MarshalText() ([]byte, error) { return []byte("(secret)"), nil }
+
+// Config of an Agent. Load and Values.Config make one from flags and environment.
+type Config struct {
+	Roles    []cluster.Role
+	Dev      bool
+	StateDir string
+	Hostname string        // "" asks the operating system
+	Grace    time.Duration // how long stopping may take; 0 = 30 s
+
+	SiteListen    string // host:port, port 0 takes a free one; "" = 127.0.0.1:7180 or the next free one
+	SiteFixed     bool   // SiteListen was chosen by somebody: a taken port is an error
+	GatewayListen string // host:port, port 0 takes a free one
+	MaxQueueDepth uint64 // waiting jobs; 0 = no limit
+	MaxBody       int64  // bytes; 0 = the gateway's own
+
+	Users         int    // accounts made when none are given
+	UserPrefix    string //
+	HTPasswd      string // file, "" = none
+	AdminUsername string
+	AdminPassword Secret                  // "" = made once
+	Participants  map[cluster.User]Secret // from USER_CREDENTIALS_…; wins over HTPasswd
+
+	FrontendVersion string
+	FrontendWheel   string // local file, "" = from the index
+	WheelDir        string // folder with wheels, "" = none
+	FrontendSHA256  string
+	PackageIndex    string // "" = the public one
+	Templates       string // folder, "" = our own few
+	DefaultTemplate string
+
+	ComfyUIURLs []string // none with Dev: sketch
+
+	LogLevel  slog.Level
+	LogFormat string
+	Logger    *slog.Logger // nil: slog.Default
+	Version   string       // of this build, for pages
+}
+
+// Has reports whether the node plays a role.
+func (c *Config) Has(r cluster.Role) bool { return slices.Contains(c.Roles, r) }
+
+// Config reads the values into a Config and checks it.
+func (v *Values) Config() (Config, error) {
+	c := Config{
+		Dev: must(parseSwitch(v.text("dev"))), StateDir: absolute(v.text("state-dir")), Hostname: v.text("hostname"),
+		Grace: must(parseDuration(v.text("grace"))), SiteListen: v.text("site-listen"), SiteFixed: v.given("site-listen"),
+		GatewayListen: v.text("gateway-listen"), MaxQueueDepth: must(parseNumber(v.text("max-queue-depth"))),
+		MaxBody: must(parseSize(v.text("max-body"))), Users: int(must(parseNumber(v.text("num-users")))),
+		UserPrefix: v.text("user-prefix"), HTPasswd: absolute(v.text("htpasswd")), AdminUsername: v.text("admin-username"),
+		AdminPassword: Secret(v.text("admin-password")), FrontendVersion: v.text("frontend-version"),
+		FrontendWheel: absolute(v.text("frontend-wheel")), WheelDir: absolute(v.text("wheel-dir")), FrontendSHA256: strings.ToLower(v.text("frontend-sha256")),
+		PackageIndex: v.text("package-index"), Templates: absolute(v.text("templates")), DefaultTemplate: v.text("default-template"),
+		ComfyUIURLs: parseList(v.text("comfyui-url")), LogFormat: v.text("log-format"),
+	}
+	if err := c.LogLevel.UnmarshalText([]byte(v.text("log-level"))); err != nil {
+		return Config{}, cluster.Errorf(cluster.Invalid, "--log-level: %v", err)
+	}
+	var err error
+	if c.Roles, err = cluster.ParseRoles(v.text("roles")); err != nil {
+		return Config{}, err
+	}
+	if c.Participants, err = participants(v.credentials); err != nil {
+		return Config{}, err
+	}
+	return c, c.Validate()
+}
+
+// participants reads NAME:PASSWORD values.
+func participants(rows []Value) (map[cluster.User]Secret, error) {
+	out := map[cluster.User]Secret{}
+	for _, r := range rows {
+		name, password, ok := strings.Cut(r.Text, ":")
+		switch u := cluster.User(name); {
+		case !ok || password == "":
+			return nil, cluster.Errorf(cluster.Invalid, "%s must be NAME:PASSWORD", r.Key)
+		case !u.Valid():
+			return nil, cluster.Errorf(cluster.Invalid, "%s: the name before the colon may have letters, digits, '-', '_' and '.' only", r.Key)
+		case out[u] != "":
+			return nil, cluster.Errorf(cluster.Invalid, "%s: the name %s stands in two keys", r.Key, u)
+		case len(password) > maxPassword:
+			return nil, cluster.Errorf(cluster.Invalid, "%s: the password is over %d bytes long", r.Key, maxPassword)
+		default:
+			out[u] = Secret(password)
+		}
+	}
+	return out, nil
+}
+
+// maxPassword is what bcrypt takes, in bytes.
+const maxPassword = 72
+
+// Validate refuses what cannot work, with the cure in the sentence.
+func (c *Config) Validate() error {
+	bad := func(format string, args ...any) error { return cluster.Errorf(cluster.Invalid, format, args...) }
+	switch {
+	case c.Has(cluster.Backup):
+		return bad("the role backup is not in this version yet: leave it out of --roles")
+	case len(c.Roles) == 0:
+		return bad("say what this node does, e.g. --roles=gateway,queue,gpu, or use --dev for a whole workshop on this machine")
+	case !c.Has(cluster.Queue):
+		return bad("--roles=%s has no queue: nodes do not find each other over the tailnet in this version yet, so a node stands alone and needs the role queue", joinRoles(c.Roles))
+	case !c.Has(cluster.Gateway):
+		return bad("--roles=%s has no gateway: nodes do not find each other over the tailnet in this version yet, so a node stands alone and needs the role gateway", joinRoles(c.Roles))
+	case c.Has(cluster.GPU) && !c.Dev && len(c.ComfyUIURLs) == 0:
+		return bad("the role gpu needs a ComfyUI: give --comfyui-url=http://127.0.0.1:8188 (or --dev, which brings sketch)")
+	case !c.Has(cluster.GPU) && len(c.ComfyUIURLs) > 0:
+		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
+	case c.StateDir == "":
+		return bad("--state-dir is empty: name a folder")
+	case c.AdminUsername == "" || !cluster.User(c.AdminUsername).Valid():
+		return bad("ADMIN_USERNAME=%s: use letters, digits, '-', '_' and '.' only", c.AdminUsername)
+	case len(c.AdminPassword) > maxPassword:
+		return bad("ADMIN_PASSWORD is over %d bytes long", maxPassword)
+	case c.Users > 999:
+		return bad("--num-users=%d: at most 999", c.Users)
+	case !cluster.User(c.UserPrefix + "001").Valid():
+		return bad("--user-prefix=%s: use letters and digits", c.UserPrefix)
+	}
+	for u := range c.Participants {
+		if err := checkName(u, cluster.User(c.AdminUsername)); err != nil {
+			return err
+		}
+	}
+	for _, a := range []struct{ flag, addr string }{{"gateway-listen", c.GatewayListen}, {"site-listen", cmp.Or(c.SiteListen, defaultSite)}} {
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			return bad("--%s=%s: use HOST:PORT, e.g. 127.0.0.1:8800 or :443", a.flag, a.addr)
+		}
+	}
+	for _, u := range c.ComfyUIURLs {
+		if p, err := url.Parse(u); err != nil || p.Host == "" || p.Scheme != "http" && p.Scheme != "https" {
+			return bad("--comfyui-url=%s: use an address such as http://127.0.0.1:8188", u)
+		}
+	}
+	return nil
+}
+
+// defaultSite is where the site listens when nobody says.
+const defaultSite = "127.0.0.1:7180"
+
+func joinRoles(rs []cluster.Role) string {
+	words := make([]string, len(rs))
+	for i, r := range rs {
+		words[i] = string(r)
+	}
+	return strings.Join(words, ",")
+}
+
+func parseSwitch(s string) (bool, error) {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return false, errors.New("use true or false")
+	}
+	return b, nil
+}
+
+func parseNumber(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, errors.New("use a whole number of 0 or more")
+	}
+	return n, nil
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, errors.New("use a duration such as 30s or 2m")
+	}
+	return d, nil
+}
+
+func parseSize(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > 1<<50 {
+		return 0, errors.New("use a size such as 64MiB or 10GB")
+	}
+	return int64(n), nil
+}
+
+func parseList(s string) []string {
+	var out []string
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" && !slices.Contains(out, part) {
+			out = append(out, part)
+		}
+	}
+	return out
+}
+
+func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	if a, err := filepath.Abs(path); err == nil {
+		return a
+	}
+	return path
+}
+
+// must drops an error that Load has already ruled out: it checks every text
+// that somebody gave, and the defaults are checked by a test.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic("agent: " + err.Error())
+	}
+	return v
+}

@@ -1,0 +1,117 @@
+package doortest_test
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ahelme/comfyume/agent/doortest"
+)
+
+func benchOnly(t *testing.T) {
+	t.Helper()
+	if os.Getenv("COMFYUME_BENCH") == "" {
+		t.Skip("a measurement, not a test: `make bench` runs it")
+	}
+}
+
+// rss of a process in MB, as the kernel counts it.
+func rss(t *testing.T, pid int) float64 {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Skipf("no /proc here (%s): %v", runtime.GOOS, err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
+			kb, err := strconv.ParseFloat(f[1], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb / 1024
+		}
+	}
+	t.Fatal("no VmRSS")
+	return 0
+}
+
+// TestBenchIdle measures the whole agent at rest with a class connected.
+func TestBenchIdle(t *testing.T) {
+	benchOnly(t)
+	a := doortest.Start(t, doortest.Options{})
+	c := a.Client("user001")
+	const sockets = 20
+	for i := range sockets {
+		ws := c.Socket(t, fmt.Sprint("idle-", i))
+		if _, err := ws.Next(5 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, c, doortest.Inverted(1, 64, "warm"), "warm")
+	var samples []float64
+	for range 10 {
+		<-time.After(500 * time.Millisecond)
+		samples = append(samples, rss(t, a.PID()))
+	}
+	slices.Sort(samples)
+	fmt.Printf("idle sockets=%d rss_mb=%.1f max_mb=%.1f goal_mb=80\n", sockets, samples[len(samples)/2], samples[len(samples)-1])
+}
+
+// TestBenchDispatch measures POST /prompt to execution_start at the page.
+func TestBenchDispatch(t *testing.T) {
+	benchOnly(t)
+	a := doortest.Start(t, doortest.Options{})
+	c := a.Client("user001")
+	ws := c.Socket(t, "bench")
+	const n = 200
+	var start, whole []float64
+	for i := range n {
+		begin := time.Now()
+		var accepted struct {
+			PromptID string `json:"prompt_id"`
+		}
+		c.JSON(t, "POST", "/prompt", map[string]any{"prompt": doortest.Inverted(i, 16, "bench"), "client_id": "bench"}, &accepted)
+		started := false
+		for {
+			m, err := ws.Next(30 * time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Type == "execution_start" && m.Field("prompt_id") == accepted.PromptID {
+				start = append(start, time.Since(begin).Seconds()*1000)
+				started = true
+			}
+			if m.EndOf(accepted.PromptID) {
+				break
+			}
+		}
+		if !started {
+			t.Fatal("no execution_start")
+		}
+		whole = append(whole, time.Since(begin).Seconds()*1000)
+	}
+	fmt.Printf("dispatch n=%d start_p50_ms=%.1f start_p95_ms=%.1f whole_p50_ms=%.1f whole_p95_ms=%.1f goal_p50_ms=50\n", n, at(start, 50), at(start, 95), at(whole, 50), at(whole, 95))
+}
+
+// TestBenchReady measures the start of the binary to "ready":true, with the
+// frontend unpacked before and not.
+func TestBenchReady(t *testing.T) {
+	benchOnly(t)
+	dir := t.TempDir()
+	for _, what := range []string{"first", "again"} {
+		begin := time.Now()
+		a := doortest.Start(t, doortest.Options{StateDir: dir})
+		fmt.Printf("ready start=%s seconds=%.2f goal_seconds=10\n", what, time.Since(begin).Seconds())
+		a.Stop(t)
+	}
+}
+
+func at(v []float64, percent int) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return s[min(len(s)-1, len(s)*percent/100)]
+}

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/roles/comfy"
+	"github.com/ahelme/comfyume/roles/gateway"
+	"github.com/ahelme/comfyume/roles/gpu"
+	"github.com/ahelme/comfyume/ui"
+)
+
+// open puts in place what the door shows of this node.
+func (r *roles) open(dashboard http.Handler, h *health) {
+	r.dashboard.Store(&dashboard)
+	r.health.Store(h)
+}
+
+// admin is the dashboard for the instructor at the door.
+func (r *roles) admin(actor string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		h := r.dashboard.Load()
+		if h == nil {
+			answerError(w, errOpening)
+			return
+		}
+		(*h).ServeHTTP(w, req.WithContext(ui.As(req.Context(), actor)))
+	})
+}
+
+// healthz is /healthz at the door.
+func (r *roles) healthz() (status int, body []byte) {
+	if h := r.health.Load(); h != nil {
+		return h.answer()
+	}
+	return http.StatusServiceUnavailable, []byte(stillOpening)
+}
+
+// submit is POST /prompt, as if the user's own page had sent it.
+func (r *roles) submit(ctx context.Context, user cluster.User, body []byte) (status int, answer []byte) {
+	accepted, err := r.gateway.Submit(ctx, user, body)
+	var refused *comfy.PromptError
+	switch {
+	case err == nil:
+		return http.StatusOK, accepted.Encode()
+	case errors.As(err, &refused):
+		return refused.HTTPStatus(), refused.Encode()
+	}
+	code := cluster.CodeOf(err)
+	answer, err = json.Marshal(cluster.Error{Code: code, Message: cluster.MessageOf(err)})
+	if err != nil {
+		return http.StatusInternalServerError, nil
+	}
+	return statusOf(code), answer
+}
+
+// frontendEvery is how often every file of the frontend is read again.
+const frontendEvery = time.Minute
+
+func (r *roles) verifyFrontend() (string, error) {
+	at, err := r.files.Verify(frontendEvery)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s, every file verified at %s", r.files.Version(), at.Format(time.TimeOnly)), nil
+}
+
+// answering counts the workers whose ComfyUI can take a job.
+func (r *roles) answering() (up, all int, why string) {
+	for _, w := range r.gpus {
+		s := w.gpu.Status()
+		if s.Phase != gpu.Waiting && s.Phase != gpu.Probing {
+			up++
+		} else {
+			why = s.Problem
+		}
+	}
+	return up, len(r.gpus), why
+}
+
+// workers is what this node's workers say of themselves.
+func (r *roles) workers() []ui.Worker {
+	var out []ui.Worker
+	for _, w := range r.gpus {
+		s := w.gpu.Status()
+		row := ui.Worker{
+			ID: w.id, State: string(s.Phase), Since: s.Since.UnixMilli(), ComfyUI: s.Version, Device: s.Device,
+			VRAM: s.VRAMTotal, VRAMFree: s.VRAMFree, Job: s.Job, Percent: -1, At: s.NodeID, Detail: s.Problem,
+		}
+		if s.Max > 0 {
+			row.Percent = int(100 * max(0, min(1, s.Value/s.Max)))
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// lacksEvery is how often templates are compared with what the workers have.
+const lacksEvery = 5 * time.Second
+
+// lacks names the templates that would not run, and why. Before a worker was
+// seen nothing is known of any, and that is a problem of its own.
+func (r *roles) lacks() []lack {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.compared) < lacksEvery {
+		return r.lacking
+	}
+	r.compared, r.lacking = time.Now(), nil
+	if _, all, _ := r.answering(); all == 0 {
+		return nil
+	}
+	for _, t := range r.gateway.Templates() {
+		if what := inWords(t); what != "" {
+			r.lacking = append(r.lacking, lack{t.Name, what})
+		}
+	}
+	return r.lacking
+}
+
+func inWords(t gateway.TemplateStatus) string {
+	var parts []string
+	for _, m := range t.Models {
+		parts = append(parts, fmt.Sprintf("the model %s/%s", m.Folder, m.Name))
+	}
+	if len(t.Classes) > 0 {
+		classes := slices.Clone(t.Classes)
+		slices.Sort(classes)
+		parts = append(parts, "the nodes "+strings.Join(classes, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// troubles are the newest refused requests of each person: what the instructor
+// sees when somebody says that it does not work.
+func (r *roles) troubles() map[cluster.User]gateway.Problem {
+	out := map[cluster.User]gateway.Problem{}
+	for u, list := range r.gateway.Problems() {
+		if u != "" && len(list) > 0 {
+			out[u] = list[0]
+		}
+	}
+	return out
+}

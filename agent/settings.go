@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Shape says how a setting's text is read.
+type Shape string
+
+// The shapes.
+const (
+	Text     Shape = "text"
+	Path     Shape = "path"     // made absolute
+	Switch   Shape = "switch"   // true or false; a flag without a value is true
+	Number   Shape = "number"   // a whole number, not negative
+	Duration Shape = "duration" // 30s, 2m
+	Size     Shape = "size"     // 64MiB, 10GB
+	List     Shape = "list"     // separated by commas; the flag may be repeated
+)
+
+// Setting is one row of the table: a flag, an environment key, a default and a
+// sentence. Everything about it (parsing, usage, `config show`) comes from here.
+type Setting struct {
+	Name    string   // the flag without its dashes
+	Env     string   // the environment key
+	Shape   Shape    //
+	Default string   // as text; "" = nothing
+	Help    string   // one sentence
+	Group   string   // heading in the usage
+	Secret  bool     // never a flag, never shown; also read from the file that Env_FILE names
+	Words   []string // the only allowed texts, if not empty
+}
+
+// The groups, in the order of the usage.
+const (
+	groupNode     = "This node"
+	groupDoor     = "The door (gateway)"
+	groupPeople   = "People"
+	groupFrontend = "ComfyUI frontend and templates"
+	groupGPU      = "GPU"
+	groupLog      = "Logs"
+)
+
+// envPrefix begins every key of ours but the old names; a key that begins so
+// and is not in the table is an error.
+const envPrefix = "COMFYUME_"
+
+// Settings is the one table. Keys of participants (USER_CREDENTIALS_USERnnn)
+// are a family and stand in values.go.
+func Settings() []Setting {
+	rows := []Setting{
+		{Name: "roles", Shape: List, Group: groupNode, Help: "What this node does: gateway, queue, gpu, separated by commas. With --dev: all three."},
+		{Name: "dev", Shape: Switch, Default: "false", Group: groupNode, Help: "A whole workshop on this machine: no tailnet, loopback only, and sketch (a small ComfyUI on the CPU) unless --comfyui-url names a real one."},
+		{Name: "state-dir", Shape: Path, Default: DefaultStateDir(), Group: groupNode, Help: "Folder of everything that must survive a restart. One agent per folder."},
+		{Name: "hostname", Shape: Text, Group: groupNode, Help: "Name of this node on pages. Default: the machine's own."},
+		{Name: "site-listen", Shape: Text, Default: "127.0.0.1:7180", Group: groupNode, Help: "Where this node's own site listens; the next free port when the default is taken."},
+		{Name: "grace", Shape: Duration, Default: "30s", Group: groupNode, Help: "How long stopping may take."},
+		{Name: "env-file", Shape: Path, Group: groupNode, Help: "File of KEY=value lines. The environment wins over it. Keys of other software in it are ignored."},
+		{Name: "ts-authkey", Shape: Text, Secret: true, Group: groupNode, Help: "Key with which this node joins the tailnet."},
+
+		{Name: "gateway-listen", Shape: Text, Default: ":443", Group: groupDoor, Help: "Where participants' browsers come in. With --dev the default is " + devGatewayListen + "."},
+		{Name: "max-queue-depth", Shape: Number, Default: "2000", Group: groupDoor, Help: "Waiting jobs over which a new one is refused; 0 = no limit."},
+		{Name: "max-body", Shape: Size, Default: "64MiB", Group: groupDoor, Help: "Largest request body, uploads apart."},
+
+		{Name: "num-users", Shape: Number, Default: "20", Group: groupPeople, Help: "How many accounts are made when none are given."},
+		{Name: "user-prefix", Shape: Text, Default: "user", Group: groupPeople, Help: "Made accounts are called PREFIX001, PREFIX002 and so on."},
+		{Name: "htpasswd", Shape: Path, Group: groupPeople, Help: "File of NAME:HASH lines (bcrypt, apr1 or {SHA}) with the participants."},
+		{Name: "admin-username", Env: "ADMIN_USERNAME", Shape: Text, Default: "admin", Group: groupPeople, Help: "The instructor's sign-in name."},
+		{Name: "admin-password", Env: "ADMIN_PASSWORD", Shape: Text, Secret: true, Group: groupPeople, Help: "The instructor's password. Default: made once and kept in the state folder."},
+
+		{Name: "frontend-version", Shape: Text, Default: "1.37.11", Group: groupFrontend, Help: "Version of the stock ComfyUI frontend that participants get."},
+		{Name: "frontend-wheel", Shape: Path, Group: groupFrontend, Help: "Local file of the frontend's Python wheel, instead of the package index."},
+		{Name: "wheel-dir", Shape: Path, Group: groupFrontend, Help: "Folder in which wheels are looked for before the package index is asked."},
+		{Name: "frontend-sha256", Shape: Text, Group: groupFrontend, Help: "Digest that the wheel must have. Default: the one we know, or the index's."},
+		{Name: "package-index", Shape: Text, Group: groupFrontend, Help: "Address of the Python package index. Default: the public one."},
+		{Name: "templates", Shape: Path, Group: groupFrontend, Help: "Folder of workshop workflows (*.json) that every participant sees."},
+		{Name: "default-template", Shape: Text, Group: groupFrontend, Help: "The workflow that opens on a participant's first visit."},
+
+		{Name: "comfyui-url", Shape: List, Group: groupGPU, Help: "Address of a running ComfyUI, e.g. http://127.0.0.1:8188; several by commas or by repeating the flag."},
+
+		{Name: "log-level", Shape: Text, Default: "info", Words: []string{"debug", "info", "warn", "error"}, Group: groupLog, Help: "The least that is logged: debug, info, warn or error."},
+		{Name: "log-format", Shape: Text, Default: "auto", Words: []string{"auto", "text", "json"}, Group: groupLog, Help: "auto (colour on a terminal, JSON elsewhere), text or json."},
+	}
+	for i := range rows {
+		if rows[i].Env == "" {
+			rows[i].Env = envPrefix + strings.ToUpper(strings.ReplaceAll(rows[i].Name, "-", "_"))
+		}
+	}
+	return rows
+}
+
+// The defaults that --dev changes.
+const (
+	devGatewayListen = "127.0.0.1:8800"
+	devRoles         = "queue,gateway,gpu"
+)
+
+// DefaultStateDir is where the state is kept when nobody says: the folder that
+// systemd made for us, the system's for root, else the user's own.
+func DefaultStateDir() string {
+	if d := os.Getenv("STATE_DIRECTORY"); filepath.IsAbs(d) && !strings.Contains(d, ":") {
+		return d
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/comfyume"
+	}
+	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "comfyume")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "comfyume-state"
+	}
+	return filepath.Join(home, ".local", "state", "comfyume")
+}
+
+// nearest is the word of all with the fewest edits to w.
+func nearest(w string, all []string) string {
+	best, found := len(w)+1, ""
+	for _, a := range all {
+		if d := edits(w, a); d < best {
+			best, found = d, a
+		}
+	}
+	return found
+}
+
+// edits is the Levenshtein distance of two ASCII words.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

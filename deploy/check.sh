@@ -1,0 +1,116 @@
+#!/bin/sh
+# What `make test`, `make lint`, `make dist` and the gate run, one line per
+# stage: "ok NAME SECONDS" or "FAIL NAME" with the output of what failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+CACHE=$PWD/.cache
+mkdir -p "$CACHE"
+failed=0
+passed=0
+
+stage() { # NAME COMMAND...
+	name=$1
+	shift
+	begin=$(date +%s)
+	if "$@" >"$CACHE/stage.log" 2>&1; then
+		passed=$((passed + 1))
+		echo "ok   $name $(($(date +%s) - begin))s$(grep -hE '^(kill9|idle|dispatch|browser|dist|conformance) ' "$CACHE/stage.log" | sed 's/^/ | /' | tr '\n' ' ')"
+	else
+		failed=$((failed + 1))
+		echo "FAIL $name $(($(date +%s) - begin))s"
+		tail -n 60 "$CACHE/stage.log"
+	fi
+}
+
+formatted() {
+	bad=$(gofmt -l agent cluster roles ui deploy)
+	[ -z "$bad" ] || { echo "not formatted: $bad"; return 1; }
+}
+
+race() { # the race detector needs a C compiler
+	if command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1; then echo -race; else
+		echo "no C compiler: tests run without the race detector" >&2
+	fi
+}
+
+cross() {
+	for target in linux/amd64 linux/arm64 darwin/arm64; do
+		CGO_ENABLED=0 GOOS=${target%/*} GOARCH=${target#*/} go build -trimpath -o /dev/null ./agent/comfyume-agent || return 1
+	done
+}
+
+tests() {
+	stage format formatted
+	stage vet go vet ./...
+	stage build-three-platforms cross
+	# The whole-process and browser tests time out under the race detector's
+	# load on two cores; the agent binary they drive is built without it.
+	units=$(go list ./... | grep -v -e /agent/doortest -e /agent/browsertest)
+	# shellcheck disable=SC2046,SC2086
+	stage unit-and-system-tests go test $(race) -timeout 15m $units
+	export COMFYUME_AGENT_BIN="$PWD/bin/comfyume-agent"
+	stage whole-process-tests go test -count=1 -timeout 15m -v ./agent/doortest
+	stage browser-tests go test -count=1 -timeout 15m -v ./agent/browsertest
+}
+
+tool() { # NAME MODULE@VERSION: installs once into .cache/bin
+	[ -x "$CACHE/bin/$1" ] && [ -e "$CACHE/bin/$1.${2##*@}" ] && return 0
+	GOBIN="$CACHE/bin" go install "$2" && touch "$CACHE/bin/$1.${2##*@}"
+}
+
+gofumpted() {
+	bad=$("$CACHE/bin/gofumpt" -l agent cluster roles ui deploy)
+	[ -z "$bad" ] || { echo "gofumpt would change: $bad"; return 1; }
+}
+
+lint() {
+	stage install-gofumpt tool gofumpt mvdan.cc/gofumpt@v0.12.0
+	stage install-golangci-lint tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	stage gofumpt gofumpted
+	stage vet go vet ./...
+	stage golangci-lint "$CACHE/bin/golangci-lint" run --timeout 10m ./...
+}
+
+dist_build() {
+	rm -rf dist && mkdir -p dist || return 1
+	for target in linux/amd64 linux/arm64 darwin/arm64; do
+		out=dist/comfyume-agent-$(echo "$target" | tr / -)
+		CGO_ENABLED=0 GOOS=${target%/*} GOARCH=${target#*/} go build -trimpath -ldflags "-s -w -X main.version=${VERSION:-unknown}" -o "$out" ./agent/comfyume-agent || return 1
+	done
+	(cd dist && sha256sum comfyume-agent-* >sha256sums && sha256sum -c sha256sums)
+}
+
+dist_static() {
+	for f in dist/comfyume-agent-linux-*; do
+		if command -v file >/dev/null 2>&1; then
+			file "$f" | grep -q 'statically linked' || { file "$f"; return 1; }
+		fi
+		echo "dist $f bytes=$(wc -c <"$f")"
+	done
+}
+
+dist_arm64() {
+	qemu=$(command -v qemu-aarch64-static || command -v qemu-aarch64) || { echo "qemu-user is not installed: apt-get install qemu-user-static"; return 1; }
+	"$qemu" dist/comfyume-agent-linux-arm64 version || return 1
+	COMFYUME_EMULATOR=$qemu COMFYUME_EMULATED_BIN=$PWD/dist/comfyume-agent-linux-arm64 go test -count=1 -timeout 10m -run '^TestEmulated' -v ./agent/doortest
+}
+
+dist() {
+	stage build dist_build
+	stage static dist_static
+	if [ "$(uname -s)/$(uname -m)" = Linux/x86_64 ]; then
+		stage arm64-runs-a-job dist_arm64
+	fi
+}
+
+case ${1:-} in
+test) tests ;;
+lint) lint ;;
+dist) dist ;;
+*)
+	echo "usage: $0 test|lint|dist" >&2
+	exit 2
+	;;
+esac
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,175 @@
+// Package ui is the dashboard: one page of plain ES modules, embedded as they
+// are written, and the feed that keeps it live. It promises to work under any
+// path prefix, to load nothing from anywhere else and to show when what it
+// shows is old. It refuses to decide who may look or act: whoever serves the
+// Handler has checked that and says who it is with As.
+//
+//	GET  ./            the page      GET ./NAME        its modules and styles
+//	GET  ./api/status  a View        GET ./api/events  View, then what changes
+//	POST ./api/do      an Action
+package ui
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+
+	"github.com/ahelme/comfyume/cluster"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// policy lets the page load its own files and nothing else.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// maxAction bounds the body of a button, in bytes.
+const maxAction = 4 << 10
+
+type actorKey struct{}
+
+// As says who sends a request; their name stands in the audit.
+func As(ctx context.Context, actor string) context.Context {
+	return context.WithValue(ctx, actorKey{}, actor)
+}
+
+// Handler serves the dashboard at the root of whatever prefix was stripped.
+func Handler(src Source) http.Handler {
+	h := &page{src: src, feed: newFeed(src), files: load()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/status", h.status)
+	mux.HandleFunc("GET /api/events", h.feed.serve)
+	mux.Handle("POST /api/do", http.NewCrossOriginProtection().Handler(http.HandlerFunc(h.do)))
+	mux.HandleFunc("GET /", h.file)
+	return mux
+}
+
+type page struct {
+	src   Source
+	feed  *feed
+	files map[string]file // by name, "" is the page itself
+}
+
+type file struct {
+	body []byte
+	kind string // Content-Type
+	etag string
+}
+
+// load reads the embedded files once. They are few and small.
+func load() map[string]file {
+	out := map[string]file{}
+	err := fs.WalkDir(assets, "assets", func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := assets.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(b)
+		f := file{body: b, kind: kindOf(p), etag: `"` + hex.EncodeToString(sum[:8]) + `"`}
+		name := strings.TrimPrefix(p, "assets/")
+		if name == "index.html" {
+			name = ""
+		}
+		out[name] = f
+		return nil
+	})
+	if err != nil {
+		panic(fmt.Sprintf("ui: read embedded files: %v", err)) // they are part of the program
+	}
+	return out
+}
+
+func kindOf(name string) string {
+	switch ext := path.Ext(name); ext {
+	case ".js":
+		return "text/javascript; charset=utf-8"
+	case ".svg":
+		return "image/svg+xml"
+	default:
+		return mime.TypeByExtension(ext)
+	}
+}
+
+func (h *page) file(w http.ResponseWriter, r *http.Request) {
+	f, ok := h.files[strings.TrimPrefix(r.URL.Path, "/")]
+	if !ok {
+		answerError(w, cluster.Errorf(cluster.NotFound, "there is no such page here"))
+		return
+	}
+	head := w.Header()
+	head.Set("Content-Type", f.kind)
+	head.Set("Content-Security-Policy", policy)
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("Referrer-Policy", "no-referrer")
+	head.Set("Cache-Control", "no-cache") // kept, but asked for again: a new build is seen at once
+	head.Set("ETag", f.etag)
+	if strings.Contains(r.Header.Get("If-None-Match"), f.etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	_, _ = w.Write(f.body) // a reader that went away is not our failure
+}
+
+func (h *page) status(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, h.src.View().filled())
+}
+
+func (h *page) do(w http.ResponseWriter, r *http.Request) {
+	var a Action
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAction)).Decode(&a); err != nil {
+		answerError(w, cluster.Errorf(cluster.Invalid, "an action is JSON: verb, user, prompt_id"))
+		return
+	}
+	actor, _ := r.Context().Value(actorKey{}).(string)
+	if actor == "" {
+		answerError(w, cluster.Errorf(cluster.Unauthorized, "sign in first"))
+		return
+	}
+	if err := h.src.Do(r.Context(), actor, a); err != nil {
+		answerError(w, err)
+		return
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func answerError(w http.ResponseWriter, err error) {
+	code := cluster.CodeOf(err)
+	answer(w, status(code), cluster.Error{Code: code, Message: cluster.MessageOf(err)})
+}
+
+func status(c cluster.Code) int {
+	switch c {
+	case cluster.Invalid:
+		return http.StatusBadRequest
+	case cluster.Unauthorized:
+		return http.StatusUnauthorized
+	case cluster.Forbidden:
+		return http.StatusForbidden
+	case cluster.NotFound:
+		return http.StatusNotFound
+	case cluster.Conflict, cluster.Stale:
+		return http.StatusConflict
+	case cluster.NoLeader, cluster.Unavailable:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
