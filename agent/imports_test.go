@@ -49,7 +49,8 @@ func arrows() map[string][]string {
 		"roles/queue":            all(role, []string{"cluster/policy"}),
 		"roles/gpu":              all(role, []string{"roles/comfy"}),
 		"ui":                     role,
-		"agent/browsertest":      {},
+		"agent/browsertest":      {"agent/doortest"},
+		"agent/doortest":         {},
 	}
 	for _, t := range tables {
 		m[t] = vocabulary

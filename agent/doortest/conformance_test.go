@@ -65,17 +65,13 @@ func conformPicture(t *testing.T, direct, door *doortest.Client) {
 	for i, c := range []*doortest.Client{direct, door} {
 		g := doortest.Inverted(0x203040+i, 40, "conform")
 		e, seen := run(t, c, g, fmt.Sprint("conform-", i))
-		if err := doortest.Uniform(c.Fetch(t, e, "9"), doortest.Invert(0x203040+i), 40); err != nil {
+		if err := doortest.Near(c.Fetch(t, e, "9"), doortest.Invert(0x203040+i), 40, 1); err != nil {
 			t.Error(err)
 		}
 		if e.Status.Str != "success" || len(e.Prompt) < 5 {
 			t.Errorf("entry %+v", e)
 		}
-		var msgs []string
-		for _, m := range e.Status.Messages {
-			msgs = append(msgs, fmt.Sprint(m[0]))
-		}
-		stories = append(stories, story(seen)+" | "+strings.Join(msgs, " "))
+		stories = append(stories, story(seen)+" | "+e.Told())
 	}
 	if stories[0] != stories[1] {
 		t.Errorf("ComfyUI itself: %s\nthrough the door: %s", stories[0], stories[1])
@@ -135,7 +131,7 @@ func conformUpload(t *testing.T, direct, door *doortest.Client) {
 		}
 		e, _ := run(t, c, g, fmt.Sprint("upload-", i))
 		for _, node := range []string{"8", "9"} {
-			if err := doortest.Uniform(c.Fetch(t, e, node), doortest.Invert(rgb), 32); err != nil {
+			if err := doortest.Near(c.Fetch(t, e, node), doortest.Invert(rgb), 32, 1); err != nil {
 				t.Errorf("node %s: %v", node, err)
 			}
 		}

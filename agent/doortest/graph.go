@@ -6,6 +6,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"strings"
 	"testing"
 )
 
@@ -43,8 +44,12 @@ func Slow(rgb, size int, seconds float64, steps int) Graph {
 // Invert of a colour.
 func Invert(rgb int) int { return 0xffffff ^ rgb }
 
-// Uniform checks that a PNG is of one colour and size.
-func Uniform(raw []byte, rgb, size int) error {
+// Uniform checks that a PNG is of exactly one colour, and of a size.
+func Uniform(raw []byte, rgb, size int) error { return Near(raw, rgb, size, 0) }
+
+// Near is Uniform with a tolerance for each channel: a real ComfyUI computes in
+// floats and cuts off, so an inverted colour may be one lower.
+func Near(raw []byte, rgb, size, tolerance int) error {
 	img, err := png.Decode(bytes.NewReader(raw))
 	if err != nil {
 		return fmt.Errorf("decode %d bytes: %w", len(raw), err)
@@ -55,13 +60,16 @@ func Uniform(raw []byte, rgb, size int) error {
 	want := color.RGBA{uint8(rgb >> 16), uint8(rgb >> 8), uint8(rgb), 255}
 	for y := range size {
 		for x := range size {
-			if got := color.RGBAModel.Convert(img.At(x, y)); got != want {
+			got := color.RGBAModel.Convert(img.At(x, y)).(color.RGBA)
+			if off(got.R, want.R) > tolerance || off(got.G, want.G) > tolerance || off(got.B, want.B) > tolerance || got.A != 255 {
 				return fmt.Errorf("pixel %d,%d is %v, want %v", x, y, got, want)
 			}
 		}
 	}
 	return nil
 }
+
+func off(a, b uint8) int { return max(int(a)-int(b), int(b)-int(a)) }
 
 // Image is one output file as history names it.
 type Image struct {
@@ -80,10 +88,26 @@ type Entry struct {
 	Prompt  []any                         `json:"prompt"`
 	Outputs map[string]map[string][]Image `json:"outputs"`
 	Status  struct {
-		Str       string  `json:"status_str"`
-		Completed bool    `json:"completed"`
-		Messages  [][]any `json:"messages"`
+		Str       string `json:"status_str"`
+		Completed bool   `json:"completed"`
+		Messages  []any  `json:"messages"`
 	} `json:"status"`
+}
+
+// Told lists the types of the messages that the entry kept: [type, data] pairs,
+// or "type: text" in the 0.12 fork.
+func (e Entry) Told() string {
+	var out []string
+	for _, m := range e.Status.Messages {
+		switch m := m.(type) {
+		case []any:
+			out = append(out, fmt.Sprint(m[0]))
+		case string:
+			name, _, _ := strings.Cut(m, ":")
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 // Fetch reads an image of a history entry.

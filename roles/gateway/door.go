@@ -1,7 +1,11 @@
 package gateway
 
 import (
+	"bytes"
+	"fmt"
+	"io"
 	"net/url"
+	"runtime/debug"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -19,12 +23,14 @@ type call struct {
 	prefix string            // "/user001" or ""
 	path   string            // escaped, below the prefix and without /api
 	params map[string]string // decoded, by the pattern's names
+	body   []byte            // whole; nil for uploads, which stream
 }
 
 // serve handles every request at the door, in this order: is the path sane, is
 // it public, who is asking, is it theirs, which route.
 func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	defer g.noted(ctx)
+	defer g.recovered(ctx)
 	setHeaders(ctx)
 	raw := rawPath(ctx)
 	if !sanePath(raw) {
@@ -87,13 +93,70 @@ func (g *Gateway) route(c *call) {
 		g.static(c)
 		return
 	}
+	c.params = params
 	if r.limit > 0 && int64(c.Request.Header.ContentLength()) > r.limit {
 		c.SetConnectionClose() // the rest of the body is not read
-		fail(c.RequestCtx, cluster.Errorf(cluster.TooLarge, "This request is larger than the limit of %d MB.", r.limit>>20))
+		fail(c.RequestCtx, errTooLarge(r.limit))
 		return
 	}
-	c.params = params
+	if r.limit > 0 && !r.streams() {
+		var err error
+		if c.body, err = readBody(c.RequestCtx, r.limit); err != nil {
+			c.SetConnectionClose()
+			fail(c.RequestCtx, err)
+			return
+		}
+	}
 	r.handle(c)
+}
+
+func errTooLarge(limit int64) error {
+	return cluster.Errorf(cluster.TooLarge, "This request is larger than the limit of %s.", inBytes(limit))
+}
+
+func inBytes(n int64) string {
+	if n >= 1<<20 {
+		return fmt.Sprintf("%d MB", n>>20)
+	}
+	return fmt.Sprintf("%d kB", n>>10)
+}
+
+// readBody reads a body to its end and no further than limit, also when its
+// length was not announced. PostBody takes a body that broke off for a whole
+// one: a page that closes while it saves would leave half a workflow.
+func readBody(ctx *fasthttp.RequestCtx, limit int64) ([]byte, error) {
+	announced := int64(ctx.Request.Header.ContentLength())
+	var body bytes.Buffer
+	if stream := ctx.RequestBodyStream(); stream != nil {
+		if announced > 0 {
+			body.Grow(int(min(announced, limit)) + bytes.MinRead)
+		}
+		if _, err := body.ReadFrom(io.LimitReader(stream, limit+1)); err != nil {
+			return nil, cluster.Errorf(cluster.Invalid, "The request broke off; nothing was changed. Try again.")
+		}
+	} else {
+		body.Write(ctx.PostBody())
+	}
+	switch n := int64(body.Len()); {
+	case n > limit:
+		return nil, errTooLarge(limit)
+	case announced >= 0 && n != announced:
+		return nil, cluster.Errorf(cluster.Invalid, "The request broke off; nothing was changed. Try again.")
+	}
+	return body.Bytes(), nil
+}
+
+// recovered turns a panic into an answer: fasthttp would let it end the process,
+// and with it everybody's workshop.
+func (g *Gateway) recovered(ctx *fasthttp.RequestCtx) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	ctx.Response.Reset()
+	setHeaders(ctx)
+	fail(ctx, fmt.Errorf("panic: %v", p))
+	g.log.Error("a request panicked", "path", rawPath(ctx), "panic", p, "stack", string(debug.Stack()))
 }
 
 // rawPath is the path as the browser sent it: %2F must not become a slash.

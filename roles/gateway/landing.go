@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	htmltemplate "html/template"
@@ -161,16 +162,19 @@ func (g *Gateway) admin(ctx *fasthttp.RequestCtx, raw string, id signin.Identity
 	ctx.SetBodyStreamWriter(w.copyTo)
 }
 
+// maxAdmin bounds what the dashboard may send, in bytes.
+const maxAdmin = 16 << 20
+
 func adminRequest(ctx *fasthttp.RequestCtx, raw string) (*http.Request, error) {
 	path, err := url.PathUnescape(strings.TrimPrefix(raw, "/admin"))
 	if err != nil {
 		return nil, err
 	}
-	var body io.Reader = http.NoBody
-	if b := ctx.PostBody(); len(b) > 0 {
-		body = strings.NewReader(string(b))
+	body, err := readBody(ctx, maxAdmin)
+	if err != nil {
+		return nil, err
 	}
-	req, err := http.NewRequest(string(ctx.Method()), "http://site/", body)
+	req, err := http.NewRequest(string(ctx.Method()), "http://site/", bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ const commitWithin = 20 * time.Second
 
 // prompt is POST /prompt.
 func (g *Gateway) prompt(c *call) {
-	resp, err := g.Submit(c, c.user, c.PostBody())
+	resp, err := g.Submit(c, c.user, c.body)
 	if err != nil {
 		fail(c.RequestCtx, err)
 		return

@@ -107,7 +107,7 @@ func (g *Gateway) interrupt(c *call) {
 	var body struct {
 		PromptID string `json:"prompt_id"`
 	}
-	_ = json.Unmarshal(c.PostBody(), &body) // pages send nothing at all
+	_ = json.Unmarshal(c.body, &body) // pages send nothing at all
 	var ids []jobs.ID
 	g.cfg.Tables.Jobs(func(t *jobs.Table) {
 		for _, j := range t.Open(c.user) {
@@ -144,7 +144,7 @@ func (g *Gateway) cancelIDs(ctx context.Context, u cluster.User, ids []jobs.ID) 
 
 // body reads a JSON body; a page's mistake is told, nothing happens.
 func (g *Gateway) body(c *call, v any) bool {
-	if err := json.Unmarshal(c.PostBody(), v); err != nil {
+	if err := json.Unmarshal(c.body, v); err != nil {
 		fail(c.RequestCtx, comfy.InvalidJSON(err))
 		return false
 	}

@@ -9,9 +9,15 @@ import (
 type route struct {
 	method  string
 	pattern string // "{name}" is one escaped segment, "{name...}" the rest
-	limit   int64  // of the body, in bytes; 0 = what the server takes
+	limit   int64  // of the body, in bytes; 0 = it is not read
 	handle  func(*call)
 }
+
+// streams reports whether the handler reads the body itself, as it comes.
+func (r *route) streams() bool { return strings.HasPrefix(r.pattern, "/upload/") }
+
+// maxSettings bounds a change of settings, in bytes: it is one entry of the log.
+const maxSettings = 300 << 10
 
 // table is every route that a signed-in participant can reach below their own
 // prefix or the root, beside the frontend's static files. All of them answer
@@ -29,8 +35,8 @@ func (g *Gateway) table() []route {
 
 		{"GET", "/settings", 0, g.settings},
 		{"GET", "/settings/{id}", 0, g.setting},
-		{"POST", "/settings", body, g.putSettings},
-		{"POST", "/settings/{id}", body, g.putSetting},
+		{"POST", "/settings", maxSettings, g.putSettings},
+		{"POST", "/settings/{id}", maxSettings, g.putSetting},
 
 		{"GET", "/userdata", 0, g.listUserdata},
 		{"GET", "/v2/userdata", 0, g.listUserdataV2},

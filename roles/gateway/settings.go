@@ -51,26 +51,25 @@ func (g *Gateway) setting(c *call) {
 
 // putSettings merges an object of settings.
 func (g *Gateway) putSettings(c *call) {
-	fields, err := comfy.ParseObject(c.PostBody())
+	fields, err := comfy.ParseObject(c.body)
 	if err != nil {
 		fail(c.RequestCtx, comfy.InvalidJSON(err))
 		return
 	}
 	cmd := &files.PutSettings{User: c.user}
 	for _, f := range fields {
-		cmd.Settings = append(cmd.Settings, files.Setting{Key: f.Key, Value: append([]byte(nil), f.Value...)})
+		cmd.Settings = append(cmd.Settings, files.Setting{Key: f.Key, Value: f.Value})
 	}
 	g.commitEmpty(c, cmd)
 }
 
 // putSetting stores one value, whatever content type the page gave it.
 func (g *Gateway) putSetting(c *call) {
-	body := append([]byte(nil), c.PostBody()...)
-	if !json.Valid(body) {
+	if !json.Valid(c.body) {
 		fail(c.RequestCtx, cluster.Errorf(cluster.Invalid, "A setting's value is JSON."))
 		return
 	}
-	g.commitEmpty(c, &files.PutSettings{User: c.user, Settings: []files.Setting{{Key: c.params["id"], Value: body}}})
+	g.commitEmpty(c, &files.PutSettings{User: c.user, Settings: []files.Setting{{Key: c.params["id"], Value: c.body}}})
 }
 
 // commitEmpty commits one change and answers 200 without a body.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
+	"net/http"
 	"path"
 	"strings"
 
@@ -41,7 +42,7 @@ func (g *Gateway) readForm(c *call) (*form, error) {
 	}
 	body := c.RequestBodyStream()
 	if body == nil {
-		body = bytes.NewReader(c.PostBody())
+		body = http.NoBody
 	}
 	limited := &limitedReader{r: body, left: g.cfg.MaxUpload}
 	f := &form{fields: map[string]string{}}

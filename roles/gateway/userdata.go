@@ -240,11 +240,10 @@ func (g *Gateway) putUserdata(c *call) {
 		return
 	}
 	cmd := &files.PutDoc{User: c.user, Path: path, IfAbsent: !overwrite}
-	body := c.PostBody()
-	if len(body) <= files.MaxInline {
-		cmd.Data, cmd.Size = append([]byte{}, body...), int64(len(body))
+	if len(c.body) <= files.MaxInline {
+		cmd.Data, cmd.Size = c.body, int64(len(c.body))
 	} else {
-		ref, size, err := g.cfg.Blobs.Put(c, bytes.NewReader(body), int64(len(body)))
+		ref, size, err := g.cfg.Blobs.Put(c, bytes.NewReader(c.body), int64(len(c.body)))
 		if err != nil {
 			fail(c.RequestCtx, err)
 			return

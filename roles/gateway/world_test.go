@@ -22,8 +22,8 @@ import (
 	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
-	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/cluster/peer"
+	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/comfy"
 	"github.com/ahelme/comfyume/roles/gateway"
@@ -137,7 +137,10 @@ func open(t testing.TB, o options) *world {
 		w.worker("gpu/0", capabilities())
 	}
 	sign, err := signin.New(signin.Config{
-		Person:     func(u cluster.User) (p people.Person, ok bool) { w.machine.People(func(t *people.Table) { p, ok = t.Person(u) }); return p, ok },
+		Person: func(u cluster.User) (p people.Person, ok bool) {
+			w.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
+			return p, ok
+		},
 		Instructor: boss, InstructorHash: hashOf(right + " of " + string(boss)), Logger: logger,
 		Verify: func(hash, password string) bool { return hash == hashOf(password) },
 	})
@@ -156,8 +159,8 @@ func open(t testing.TB, o options) *world {
 	w.gw, err = gateway.New(gateway.Config{
 		Node: "mello", Listener: l, Tables: w.machine, Propose: w.propose, Watch: func() gateway.Watcher { return w.machine.Watch() },
 		Blobs: w.blobs, Subscribe: w.events.Subscribe, SignIn: sign, Frontend: pageFiles(t), TemplateDir: o.templates, DefaultTemplate: o.first,
-		Admin:  func(string) http.Handler { return admin },
-		Health: func() (int, []byte) { return 200, []byte(`{"ready":true,"checks":[]}`) },
+		Admin:        func(string) http.Handler { return admin },
+		Health:       func() (int, []byte) { return 200, []byte(`{"ready":true,"checks":[]}`) },
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {

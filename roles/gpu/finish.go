@@ -120,7 +120,8 @@ type ending struct {
 func (a *attempt) ending(past *comfy.HistoryEntry) ending {
 	if past != nil {
 		for _, m := range past.Status.Messages {
-			if len(m.Data) > 0 {
+			// What was heard says more: some servers keep only "execution_error: why".
+			if _, heard := a.told[m.Type]; !heard && len(m.Data) > 0 {
 				a.remember(comfy.Message(m))
 			}
 		}

@@ -80,8 +80,8 @@ func cleanSub(sub string) string {
 	return clean
 }
 
-// rename puts the user's names into an output and takes out what tells of the
-// machine. Files that the job only read get the name that the user gave them.
+// rename puts the user's names into an output. Files that the job only read get
+// the name that the user gave them.
 func (a *attempt) rename(output json.RawMessage) (json.RawMessage, error) {
 	own, err := comfy.RewriteOutputFiles(output, func(_ string, _ int, item comfy.FileItem) (comfy.FileItem, error) {
 		if p, ok := a.placed[item]; ok {
@@ -93,35 +93,7 @@ func (a *attempt) rename(output json.RawMessage) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.undo.raw(withoutPaths(own)), nil
-}
-
-// withoutPaths takes the members out of file items that some servers and nodes
-// add: where the file lies on this machine.
-func withoutPaths(output json.RawMessage) json.RawMessage {
-	if !strings.Contains(string(output), `path"`) {
-		return output
-	}
-	top, err := comfy.ParseObject(output)
-	if err != nil {
-		return output // null
-	}
-	for i, list := range top {
-		items, err := comfy.ParseArray(list.Value)
-		if err != nil {
-			continue
-		}
-		for j, raw := range items {
-			if item, err := comfy.ParseObject(raw); err == nil {
-				for _, key := range []string{"abs_path", "fullpath", "full_path"} {
-					item.Delete(key)
-				}
-				items[j] = object(item)
-			}
-		}
-		top[i].Value = encode(items)
-	}
-	return object(top)
+	return a.undo.raw(own), nil
 }
 
 // tries is how often a file is fetched before it counts as not to be had.

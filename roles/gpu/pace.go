@@ -52,22 +52,12 @@ func (p *pacer) out(l lane, e jobs.Event) {
 	p.send(e)
 }
 
-// release sends what is held in some lanes; none named means all.
-func (p *pacer) release(which ...lane) {
-	if len(which) == 0 {
-		which = []lane{stateLane, progressLane, previewLane}
-	}
-	for _, l := range which {
+// release sends all that is held.
+func (p *pacer) release() {
+	for _, l := range []lane{stateLane, progressLane, previewLane} {
 		if e := p.held[l]; e != nil {
 			p.out(l, *e)
 		}
-	}
-}
-
-// drop forgets what is held in a lane.
-func (p *pacer) drop(which ...lane) {
-	for _, l := range which {
-		p.held[l] = nil
 	}
 }
 

@@ -1,11 +1,13 @@
 package gpu_test
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -280,9 +282,9 @@ func TestPromptThatNeverBeginsIsPutBack(t *testing.T) {
 func TestPromptIsSentAgainWhenItsFateIsUnknown(t *testing.T) {
 	s := newScripted(t)
 	s.view = viewing("picture")
-	tries := 0
+	var tries atomic.Int32
 	s.prompt = func(w http.ResponseWriter, id string) {
-		if tries++; tries == 1 {
+		if tries.Add(1) == 1 {
 			panic(http.ErrAbortHandler)
 		}
 		s.accept(w, id)
@@ -383,5 +385,136 @@ func TestErrorsTellNothingOfTheMachine(t *testing.T) {
 	want := `{"prompt_id":"p-1","node_id":"1","node_type":"Thing","executed":[],"exception_message":"cannot write 'a_00001_.png'\n","exception_type":"OSError","traceback":["  File \"nodes.py\", line 7, in save\n"],"current_inputs":{"filename_prefix":["a"]},"current_outputs":["1"],"timestamp":5}`
 	if string(m.Data) != want {
 		t.Errorf("got  %s\nwant %s", m.Data, want)
+	}
+}
+
+func TestCancelOfAPromptThatWaitsAtComfyUI(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.mu.Lock()
+		s.queue = `{"queue_running":[],"queue_pending":[[0,"` + id + `",{},{},[]]]}` // somebody else's runs
+		s.mu.Unlock()
+		s.accept(w, id)
+	}
+	b := newBench(t, s.url, nil)
+	id := b.submit("p-1", thing, nil)
+	b.row(id, "the job to be assigned", func(j jobs.Job) bool { return j.State == jobs.Assigned })
+	waitFor(t, "the prompt", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return strings.Contains(s.queue, "[[0") })
+	if _, err := b.queue.apply(&jobs.Cancel{IDs: []jobs.ID{id}}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	row := b.ends(id)
+	if h := b.history(row); row.State != jobs.Cancelled || !h.Status.Interrupted() || time.Since(began) > 5*time.Second {
+		t.Errorf("row %s after %v, history %s", row.State, time.Since(began), h.Encode())
+	}
+}
+
+func TestFinishedWorkIsReportedWhileTheNodeStops(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, bareEntry)
+		s.say(id, sayStart, sayCached, sayRuns, sayPicture, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, func(c *gpu.Config) { c.Patience.Backoff = time.Millisecond })
+	var asked, stopped atomic.Bool
+	b.queue.mu.Lock()
+	b.queue.refuse = func(verb string) error {
+		if verb == "finish done" && !stopped.Load() {
+			asked.Store(true)
+			return cluster.Errorf(cluster.NoLeader, "no leader")
+		}
+		return nil
+	}
+	b.queue.mu.Unlock()
+	id := b.submit("p-1", thing, nil)
+	waitFor(t, "the work to be done", asked.Load)
+	b.stop()
+	stopped.Store(true)
+	b.end()
+	if row := b.ends(id); row.State != jobs.Done {
+		t.Errorf("row %+v", row)
+	}
+}
+
+func TestFilesThatAJobReadsKeepTheUsersNames(t *testing.T) {
+	s := newScripted(t)
+	s.upload = func(name, folder string) string {
+		if !strings.HasSuffix(name, "-m_bel.glb") || !strings.HasPrefix(folder, "3d/gw/") {
+			t.Errorf("upload of %q to %q", name, folder)
+		}
+		return "other.glb" // ComfyUI's word counts
+	}
+	s.prompt = func(w http.ResponseWriter, id string) {
+		var n struct {
+			Node struct {
+				Inputs struct {
+					File string `json:"model_file"`
+				} `json:"inputs"`
+			} `json:"1"`
+		}
+		if err := json.Unmarshal(s.sent(), &n); err != nil || !strings.HasPrefix(n.Node.Inputs.File, "3d/gw/") || !strings.HasSuffix(n.Node.Inputs.File, "/other.glb") {
+			t.Errorf("prompt %s, %v", s.sent(), err)
+		}
+		sub, name, _ := strings.Cut(n.Node.Inputs.File, "/other")
+		output := `{"3d":[{"filename":"other` + name + `","subfolder":"` + sub + `","type":"input"}]}`
+		s.accept(w, id)
+		s.keep(id, strings.Replace(bareEntry, picture, output, 1))
+		s.say(id, sayStart, sayCached, sayRuns, strings.Replace(sayPicture, picture, output, 1), saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	ref, size := b.put("mesh")
+	id := b.submit("p-1", `{"1":{"class_type":"Load3D","inputs":{"model_file":"3d/möbel.glb"}}}`, func(c *jobs.Submit) {
+		c.Inputs = []jobs.Input{{Value: "3d/möbel.glb", Name: "möbel.glb", Ref: ref, Size: size}}
+	})
+	row := b.ends(id)
+	if out, _ := b.history(row).Outputs.Lookup("1"); row.State != jobs.Done || string(out) != `{"3d":[{"filename":"möbel.glb","subfolder":"3d","type":"input"}]}` {
+		t.Errorf("row %s %+v, output %s", row.State, row.Failure, out)
+	}
+}
+
+func TestBodyThatCannotBeReadFailsTheJob(t *testing.T) {
+	b := newBench(t, newScripted(t).url, nil)
+	row := b.ends(b.submit("p-1", thing, func(c *jobs.Submit) { c.Body = []byte("not packed") }))
+	if row.State != jobs.Failed || row.Failure.Type != "invalid_prompt" {
+		t.Errorf("row %s %+v", row.State, row.Failure)
+	}
+}
+
+func TestLargePreviewFitsTheRow(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("picture")
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.accept(w, id)
+		s.keep(id, strings.Replace(bareEntry, `"odd"`, `"`+strings.Repeat("o", jobs.MaxPreview)+`"`, 1))
+		s.say(id, sayStart, sayCached, sayRuns, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	row := b.ends(b.submit("p-1", thing, nil))
+	if want := `{"filename":"a_00001_.png","subfolder":"","type":"output","nodeId":"1","mediaType":"images"}`; string(row.Preview) != want {
+		t.Errorf("row %s, preview %s, want %s", row.State, row.Preview, want)
+	}
+}
+
+func TestSecretsReachComfyUIAndNoRecord(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = func(w http.ResponseWriter, id string) {
+		if !strings.Contains(s.body(), `"api_key_comfy_org":"s3cret"`) {
+			t.Errorf("ComfyUI got %s", s.body())
+		}
+		s.accept(w, id)
+		s.keep(id, strings.Replace(bareEntry, `"1":`+picture, "", 1))
+		s.say(id, sayStart, sayCached, sayRuns, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, func(c *gpu.Config) {
+		c.Secrets = func(context.Context, jobs.ID) (map[string]string, bool) {
+			return map[string]string{"api_key_comfy_org": "s3cret"}, true
+		}
+	})
+	row := b.ends(b.submit("p-1", thing, func(c *jobs.Submit) { c.Secrets = "gateway" }))
+	if h := b.history(row); row.State != jobs.Done || strings.Contains(string(h.Encode()), "s3cret") {
+		t.Errorf("row %s, history %s", row.State, h.Encode())
 	}
 }

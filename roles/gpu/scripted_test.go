@@ -25,7 +25,7 @@ type scripted struct {
 	// prompt answers POST /prompt; id is the prompt's.
 	prompt func(w http.ResponseWriter, id string)
 	view   http.HandlerFunc
-	ws     http.HandlerFunc // instead of the socket, if it is set
+	upload func(name, folder string) string // answers the name a file got
 
 	mu          sync.Mutex
 	conns       map[net.Conn]bool
@@ -33,6 +33,7 @@ type scripted struct {
 	queue       string
 	history     map[string]string // by prompt id
 	interrupted []string
+	last        []byte // body of the last prompt
 }
 
 func newScripted(t *testing.T) *scripted {
@@ -69,14 +70,32 @@ func newScripted(t *testing.T) *scripted {
 	})
 	mux.HandleFunc("POST /prompt", func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
-			ID     string          `json:"prompt_id"`
-			Client string          `json:"client_id"`
-			Prompt json.RawMessage `json:"prompt"`
+			ID     string `json:"prompt_id"`
+			Client string `json:"client_id"`
 		}
-		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Client != "gw-node/0" {
+		raw, _ := io.ReadAll(r.Body)
+		s.mu.Lock()
+		s.last = raw
+		s.mu.Unlock()
+		if err := json.Unmarshal(raw, &body); err != nil || body.Client != "gw-node/0" {
 			t.Errorf("prompt %+v, %v", body, err)
 		}
 		s.prompt(w, body.ID)
+	})
+	mux.HandleFunc("POST /queue", func(http.ResponseWriter, *http.Request) { // deletes what waits
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if strings.Contains(s.queue, `"queue_running":[]`) {
+			s.queue = `{"queue_running":[],"queue_pending":[]}`
+		}
+	})
+	mux.HandleFunc("POST /upload/image", func(w http.ResponseWriter, r *http.Request) {
+		_, head, err := r.FormFile("image")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		fmt.Fprintf(w, `{"name":%q,"subfolder":%q,"type":"input"}`, s.upload(head.Filename, r.FormValue("subfolder")), r.FormValue("subfolder"))
 	})
 	mux.HandleFunc("POST /", func(http.ResponseWriter, *http.Request) {})
 	server := httptest.NewServer(mux)
@@ -88,10 +107,6 @@ func newScripted(t *testing.T) *scripted {
 
 // socket speaks as much of RFC 6455 as a server needs that only sends.
 func (s *scripted) socket(w http.ResponseWriter, r *http.Request) {
-	if s.ws != nil {
-		s.ws(w, r)
-		return
-	}
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.t.Error(err)
@@ -146,6 +161,23 @@ func (s *scripted) keep(id, entry string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.history[id] = strings.ReplaceAll(entry, "ID", id)
+}
+
+// body is the last prompt as it was sent; sent is its graph.
+func (s *scripted) body() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(s.last)
+}
+
+func (s *scripted) sent() []byte {
+	var body struct {
+		Prompt json.RawMessage `json:"prompt"`
+	}
+	if err := json.Unmarshal([]byte(s.body()), &body); err != nil {
+		s.t.Error(err)
+	}
+	return body.Prompt
 }
 
 func (s *scripted) accept(w http.ResponseWriter, id string) {

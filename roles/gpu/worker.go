@@ -165,17 +165,18 @@ func (w *Worker) Run(ctx context.Context) error {
 			pause.wait(ctx)
 			continue
 		}
+		asked := time.Now()
 		a, err := w.claim(ctx)
+		if err == nil || time.Since(asked) > longestPause {
+			pause.reset() // the queue is there
+		}
 		switch {
-		case err == nil:
-			pause.reset()
+		case ctx.Err() != nil && err != nil, errors.Is(err, errAgain):
+		case err == nil && a.Row.ID.Prompt != "":
 			w.work(ctx, a)
-		case errors.Is(err, errAgain):
-			pause.reset()
-		default:
-			if ctx.Err() == nil {
-				w.log.Debug("asking for work", "err", err)
-			}
+		case err != nil:
+			w.log.Debug("asking for work", "err", err)
+			w.trouble(err)
 			pause.wait(ctx)
 		}
 	}

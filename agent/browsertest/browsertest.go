@@ -1,0 +1,176 @@
+// Package browsertest drives the stock ComfyUI frontend in a real headless Chromium, the way a participant does.
+//
+// It promises that what it clicks is the frontend's own button, that no script is added to the page, and that every failed
+// request and every console error of the visit is kept for the test to judge. It refuses to look outside 127.0.0.1: every
+// other host name fails to resolve, so a test can never depend on the internet.
+package browsertest
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// patience is how long a wait may take before the test is called failed. The pages are large and a CI machine is slow.
+const patience = 60 * time.Second
+
+// Options say which page to open and as whom.
+type Options struct {
+	URL           string // where to go first, for example http://127.0.0.1:8080/user001/
+	User          string // sign-in name; empty opens the page without credentials
+	Password      string // sign-in password
+	FrontendLabel string // the frontend's version, used in messages and to name files
+	ProfileDir    string // browser profile; empty makes a fresh one that is deleted at the end of the test
+}
+
+// Page is one browser tab on one frontend. It is for one goroutine, except that Failures and the other readings may be
+// called at any time.
+type Page struct {
+	t    testing.TB
+	ctx  context.Context
+	opts Options
+	seen *collector
+}
+
+// chromiumPaths are where Debian, Ubuntu and Fedora put the browser.
+var chromiumPaths = []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
+
+// Require returns the path of the browser. Without one the test is skipped with a sentence, except on CI, where it fails:
+// there the browser is part of the contract.
+func Require(t testing.TB) string {
+	t.Helper()
+	for _, name := range chromiumPaths {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	const missing = "no Chromium on this machine: install the package chromium to run the browser tests"
+	if os.Getenv("CI") == "true" {
+		t.Fatal(missing)
+	}
+	t.Skip(missing)
+	return ""
+}
+
+// Open starts a browser and goes to the page. The browser ends with the test.
+func Open(t testing.TB, o Options) *Page {
+	t.Helper()
+	p := start(t, o)
+	p.do("open "+o.URL, chromedp.Navigate(o.URL))
+	return p
+}
+
+// start makes the browser and its tab, and subscribes before anything is loaded.
+func start(t testing.TB, o Options) *Page {
+	t.Helper()
+	path := Require(t)
+	home, err := url.Parse(o.URL)
+	if err != nil {
+		t.Fatalf("parse page address: %v", err)
+	}
+	alloc, freeAlloc := chromedp.NewExecAllocator(context.Background(), allocatorOptions(path, o)...)
+	p := &Page{t: t, opts: o, seen: newCollector(home.Host)}
+	ctx, free := chromedp.NewContext(alloc, chromedp.WithListener(p.seen.see), chromedp.WithErrorf(t.Logf))
+	p.ctx = ctx
+	t.Cleanup(func() {
+		// A graceful end lets the browser write its profile, which a later visit of the same user needs.
+		bounded, stop := context.WithTimeout(ctx, 15*time.Second)
+		defer stop()
+		if err := chromedp.Cancel(bounded); err != nil {
+			t.Logf("end the browser: %v", err)
+		}
+		free()
+		freeAlloc()
+	})
+	// The first run binds the life of the browser to its context, so it must carry no deadline.
+	if err := chromedp.Do(ctx, chromedp.EmulateViewport(1600, 1000)); err != nil {
+		t.Fatalf("start %s: %v", path, err)
+	}
+	if o.User != "" {
+		p.signIn()
+	}
+	return p
+}
+
+// allocatorOptions are the browser's flags: no sandbox because tests run as root in containers, and no network but loopback.
+func allocatorOptions(path string, o Options) []chromedp.ExecAllocatorOption {
+	opts := slices.Clone(chromedp.DefaultExecAllocatorOptions[:])
+	opts = append(opts,
+		chromedp.ExecPath(path),
+		chromedp.NoSandbox,
+		chromedp.DisableGPU,
+		chromedp.Flag("headless", "new"),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
+		chromedp.Flag("no-proxy-server", true),
+		chromedp.WindowSize(1600, 1000),
+	)
+	if o.ProfileDir != "" {
+		opts = append(opts, chromedp.UserDataDir(o.ProfileDir))
+	}
+	return opts
+}
+
+// do runs actions within the page's patience and ends the test on an error.
+func (p *Page) do(what string, actions ...chromedp.Action[chromedp.Void]) {
+	p.t.Helper()
+	ctx, stop := context.WithTimeout(p.ctx, patience)
+	defer stop()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		p.t.Fatalf("%s: %s: %v", p.opts.FrontendLabel, what, err)
+	}
+}
+
+// evaluate runs an expression in the page and returns its value.
+func evaluate[T any](p *Page, what, expression string) T {
+	p.t.Helper()
+	ctx, stop := context.WithTimeout(p.ctx, patience)
+	defer stop()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.t.Fatalf("%s: %s: %v", p.opts.FrontendLabel, what, err)
+	}
+	return v
+}
+
+// until asks ready again and again until it is true, and ends the test when the patience is over.
+func (p *Page) until(what string, ready func() bool) {
+	p.t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for !ready() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			p.explain()
+			p.t.Fatalf("%s: waited %s for: %s", p.opts.FrontendLabel, patience, what)
+		case <-p.ctx.Done():
+			p.t.Fatalf("%s: the browser ended while waiting for: %s", p.opts.FrontendLabel, what)
+		}
+	}
+}
+
+// explain logs what the visit has seen so far, so that a failed wait can be understood from the test's output.
+func (p *Page) explain() {
+	p.t.Helper()
+	for _, f := range p.seen.failed() {
+		p.t.Logf("failed request: %s %s %d", f.Method, f.Path, f.Status)
+	}
+	for _, e := range p.seen.errors() {
+		p.t.Logf("console error: %s", e)
+	}
+	ctx, stop := context.WithTimeout(p.ctx, 10*time.Second)
+	defer stop()
+	if text, err := chromedp.Run(ctx, chromedp.Evaluate[string](dialogScript)); err == nil && text != "" {
+		p.t.Logf("dialogs: %.400s", text)
+	}
+}

@@ -1,0 +1,44 @@
+package browsertest_test
+
+import (
+	"flag"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ahelme/comfyume/agent/browsertest"
+)
+
+var (
+	recordURL     = flag.String("baseline-url", "", "record a baseline from the real ComfyUI at this address, with a fresh user folder")
+	recordLabel   = flag.String("baseline-frontend", "", "version of the frontend that this ComfyUI serves")
+	recordComfyUI = flag.String("baseline-comfyui", "", "name and version of this ComfyUI, for example core 0.3.64")
+)
+
+// TestRecordBaseline writes testdata/baseline/<frontend>.json from a real ComfyUI. It runs only when asked for:
+//
+//	go test ./agent/browsertest -run TestRecordBaseline -baseline-url http://127.0.0.1:8188/ -baseline-frontend 1.37.11 -baseline-comfyui "core 0.3.64"
+func TestRecordBaseline(t *testing.T) {
+	if *recordURL == "" {
+		t.Skip("no -baseline-url: baselines are recorded by hand, from a real ComfyUI")
+	}
+	first := browsertest.Open(t, browsertest.Options{URL: *recordURL, FrontendLabel: *recordLabel})
+	tour(t, first, "baseline")
+	again := browsertest.Open(t, browsertest.Options{URL: *recordURL, FrontendLabel: *recordLabel})
+	again.WaitAppReady()
+	b := browsertest.Baseline{
+		Frontend: *recordLabel, ComfyUI: *recordComfyUI, Recorded: time.Now().UTC().Format(time.DateOnly),
+		FailedRequests: append(first.Failures(), again.Failures()...),
+		ConsoleErrors:  append(first.ConsoleErrors(), again.ConsoleErrors()...),
+	}
+	// A server error of the real one is its bug and no licence for ours.
+	b.FailedRequests = slices.DeleteFunc(b.FailedRequests, func(f browsertest.Failure) bool { return f.Status >= 500 })
+	b.ConsoleErrors = slices.DeleteFunc(b.ConsoleErrors, func(e string) bool { return strings.HasSuffix(e, ": 500") })
+	path := filepath.Join("..", "testdata", "baseline", *recordLabel+".json")
+	if err := b.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("wrote %s: %d failed requests, %d console errors", path, len(b.FailedRequests), len(b.ConsoleErrors))
+}
