@@ -38,6 +38,7 @@ type accounts struct {
 	cfg     *Config
 	propose cluster.Proposer
 	table   func(func(*people.Table))
+	barrier func(context.Context) error // waits until the table is what was committed
 	log     *slog.Logger
 
 	made map[cluster.User]Secret // from credentialsFile
@@ -46,8 +47,8 @@ type accounts struct {
 	done error // why the accounts are not there, nil once they are
 }
 
-func newAccounts(cfg *Config, p cluster.Proposer, table func(func(*people.Table)), log *slog.Logger) (*accounts, error) {
-	a := &accounts{dir: cfg.StateDir, cfg: cfg, propose: p, table: table, log: log, made: map[cluster.User]Secret{}}
+func newAccounts(cfg *Config, p cluster.Proposer, table func(func(*people.Table)), barrier func(context.Context) error, log *slog.Logger) (*accounts, error) {
+	a := &accounts{dir: cfg.StateDir, cfg: cfg, propose: p, table: table, barrier: barrier, log: log, made: map[cluster.User]Secret{}}
 	a.done = cluster.Errorf(cluster.Unavailable, "the accounts are being prepared")
 	return a, a.readMade()
 }
@@ -61,8 +62,11 @@ func (a *accounts) prepared() error {
 
 // run enters the accounts, trying again until it worked, and then waits.
 func (a *accounts) run(ctx context.Context) error {
+	begin := time.Now()
 	for {
-		err := a.enter(ctx)
+		try, cancel := context.WithTimeout(ctx, enterWithin)
+		err := a.enter(try)
+		cancel()
 		a.mu.Lock()
 		a.done = err
 		a.mu.Unlock()
@@ -73,7 +77,11 @@ func (a *accounts) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		a.log.Warn("accounts are not entered yet", "err", err)
+		level := slog.LevelDebug // a node that has just started has no leader yet
+		if time.Since(begin) > soon {
+			level = slog.LevelWarn
+		}
+		a.log.Log(ctx, level, "accounts are not entered yet", "err", err)
 		select {
 		case <-time.After(retry):
 		case <-ctx.Done():
@@ -173,8 +181,19 @@ func (a *accounts) instructor() (name cluster.User, hash string, err error) {
 	return name, hash, nil
 }
 
+// enterWithin bounds one try; soon is how long failing is nothing to speak of.
+const (
+	enterWithin = 30 * time.Second
+	soon        = 5 * time.Second
+)
+
 // enter proposes what the table lacks, in one entry.
 func (a *accounts) enter(ctx context.Context) error {
+	// A table that is still being read from the log would look empty, and a
+	// password that was set by hand would be overwritten by the given one.
+	if err := a.barrier(ctx); err != nil {
+		return fmt.Errorf("wait for the table: %w", err)
+	}
 	given, err := a.given()
 	if err != nil {
 		return err

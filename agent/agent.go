@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -100,7 +101,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	}
 
 	// People. Entering them needs a leader, so it goes on in the background.
-	if a.accounts, err = newAccounts(&a.cfg, a.propose, a.machine.People, a.log); err != nil {
+	if a.accounts, err = newAccounts(&a.cfg, a.propose, a.machine.People, a.raft.Barrier, a.log); err != nil {
 		return nil, err
 	}
 	given, err := a.accounts.given()
@@ -161,7 +162,12 @@ func (a *Agent) announce() error {
 	if err := writeSecret(path, []byte(a.site.ln.Addr().String()+"\n")); err != nil {
 		return err
 	}
-	a.stack.push("site's address", func(context.Context) error { return os.Remove(path) })
+	a.stack.push("site's address", func(context.Context) error {
+		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
 	return nil
 }
 

@@ -87,6 +87,9 @@ func (v *Values) Config() (Config, error) {
 	if err := c.LogLevel.UnmarshalText([]byte(v.text("log-level"))); err != nil {
 		return Config{}, cluster.Errorf(cluster.Invalid, "--log-level: %v", err)
 	}
+	if v.text("ts-authkey") != "" {
+		v.Notes = append(v.Notes, "COMFYUME_TS_AUTHKEY is set and not used: this version joins no tailnet yet")
+	}
 	var err error
 	if c.Roles, err = cluster.ParseRoles(v.text("roles")); err != nil {
 		return Config{}, err

@@ -5,9 +5,9 @@
 // is slow or dead never ends it. It refuses to hold any logic of a role.
 //
 // Read in this order: settings.go values.go config.go (what can be set),
-// agent.go roles.go stop.go (the wiring), accounts.go (who may sign in),
-// health.go checks.go (what ready means), site.go api.go (what others may
-// ask), view.go progress.go (what the dashboard shows).
+// agent.go roles.go stop.go (the wiring), accounts.go names.go (who may sign
+// in), health.go checks.go (what ready means), site.go api.go words.go (what
+// others may ask), view.go live.go metrics.go (what is shown).
 //
 //	browser --> door (gateway) --+            +-- site <-- dashboard, CLI
 //	              |  ^           |            |

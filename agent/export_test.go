@@ -41,7 +41,7 @@ var (
 
 // Enter prepares and enters the accounts once, and returns the made passwords.
 func Enter(ctx context.Context, cfg *Config, p cluster.Proposer, table func(func(*people.Table))) (made map[cluster.User]Secret, err error) {
-	a, err := newAccounts(cfg, p, table, cfg.Logger)
+	a, err := newAccounts(cfg, p, table, func(context.Context) error { return nil }, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

@@ -125,15 +125,26 @@ func (r *roles) lacks() []lack {
 	return r.lacking
 }
 
+// maxNamed bounds the models and the nodes named of one template.
+const maxNamed = 4
+
 func inWords(t gateway.TemplateStatus) string {
-	var parts []string
-	for _, m := range t.Models {
-		parts = append(parts, fmt.Sprintf("the model %s/%s", m.Folder, m.Name))
+	models := make([]string, len(t.Models))
+	for i, m := range t.Models {
+		models[i] = m.Folder + "/" + m.Name
 	}
-	if len(t.Classes) > 0 {
-		classes := slices.Clone(t.Classes)
-		slices.Sort(classes)
-		parts = append(parts, "the nodes "+strings.Join(classes, ", "))
+	var parts []string
+	for _, p := range []struct {
+		kind string
+		all  []string
+	}{{"models", models}, {"nodes", slices.Sorted(slices.Values(t.Classes))}} {
+		switch over := len(p.all) - maxNamed; {
+		case len(p.all) == 0:
+		case over > 0:
+			parts = append(parts, fmt.Sprintf("%s %s and %d more", p.kind, strings.Join(p.all[:maxNamed], ", "), over))
+		default:
+			parts = append(parts, p.kind+" "+strings.Join(p.all, ", "))
+		}
 	}
 	return strings.Join(parts, "; ")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -101,6 +102,9 @@ func (a *Agent) startGateway(ctx context.Context, r *roles) error {
 	})
 	if err != nil {
 		return err
+	}
+	if ap, err := netip.ParseAddrPort(a.door.Addr().String()); err == nil && !ap.Addr().IsLoopback() {
+		a.log.Warn("the door speaks plain HTTP and can be reached from other machines: put a TLS proxy in front of it", "door", ap)
 	}
 	a.stack.run("gateway", r.gateway.Run)
 	return nil

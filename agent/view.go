@@ -239,9 +239,6 @@ func (v *view) attention(s consensus.Status, grid []ui.Person, last map[cluster.
 		out = append(out, ui.Problem{Level: ui.Fail, What: "There is no leader: nothing can be queued or changed.", Cure: "it comes back by itself within seconds, or see the log"})
 	}
 	out = append(out, v.health.problems()...)
-	for _, l := range v.lacks() {
-		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("template %s lacks %s", l.template, l.what), Cure: "put them where ComfyUI finds them; the list is read again every few minutes"})
-	}
 	out = append(out, v.refused()...)
 	failed := 0
 	for _, p := range grid {
@@ -254,6 +251,9 @@ func (v *view) attention(s consensus.Status, grid []ui.Person, last map[cluster.
 	}
 	if failed > maxFailed {
 		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("%d more people's last job failed", failed-maxFailed), Cure: "see People"})
+	}
+	for _, l := range v.lacks() {
+		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("template %s lacks %s", l.template, l.what), Cure: "put them where ComfyUI finds them; the list is read again every few minutes"})
 	}
 	return out
 }

@@ -162,6 +162,9 @@ func (p *Page) until(what string, ready func() bool) {
 // explain logs what the visit has seen so far, so that a failed wait can be understood from the test's output.
 func (p *Page) explain() {
 	p.t.Helper()
+	for _, r := range p.seen.pending() {
+		p.t.Logf("still under way: %s", r)
+	}
 	for _, f := range p.seen.failed() {
 		p.t.Logf("failed request: %s %s %d", f.Method, f.Path, f.Status)
 	}

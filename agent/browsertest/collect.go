@@ -69,6 +69,8 @@ func (c *collector) see(ev any) {
 		c.request(e)
 	case *network.EventResponseReceived:
 		c.response(e)
+	case *network.EventDataReceived:
+		c.changed = time.Now()
 	case *network.EventLoadingFinished:
 		c.done(e.RequestID)
 	case *network.EventLoadingFailed:
@@ -114,7 +116,9 @@ func (c *collector) response(e *network.EventResponseReceived) {
 	if r == nil {
 		return
 	}
+	// A body that the page never reads never finishes loading, so an answered request is no longer under way.
 	r.Status = e.Response.Status
+	c.done(e.RequestID)
 	if r.Status >= 400 {
 		c.failures = append(c.failures, Failure{Method: r.Method, Path: r.Path, Status: r.Status})
 	}
@@ -138,11 +142,23 @@ func (c *collector) frame(f *network.WebSocketFrame) {
 	}
 }
 
-// quiet says whether nothing is under way and nothing has been for a while. Web sockets do not count.
+// quiet says whether every request is answered and nothing has come for a while. Web sockets do not count.
 func (c *collector) quiet(spell time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.open) == 0 && time.Since(c.changed) >= spell
+}
+
+// pending lists what is under way.
+func (c *collector) pending() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for id := range c.open {
+		out = append(out, c.sent[id].Method+" "+c.sent[id].Path)
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (c *collector) failed() []Failure {

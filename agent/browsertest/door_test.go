@@ -38,7 +38,10 @@ func visit(t *testing.T, a *doortest.Agent, user, mode, version, profile string)
 		URL: address, User: user, Password: a.Client(user).Pass, FrontendLabel: version + " " + mode, ProfileDir: profile,
 	})
 	if mode == "root" {
+		// The link asks for the password at the root, so that the browser sends it everywhere, and leads to the prefix.
 		p.Click("sign in")
+		p.WaitAppReady()
+		p.Goto(a.URL + "/")
 	}
 	p.WaitAppReady()
 	return p

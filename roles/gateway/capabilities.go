@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +97,7 @@ func (c *capabilities) reload(ctx context.Context) {
 		}
 	}
 	c.mu.Lock()
-	c.refs, c.merged, c.info, c.renamed = refs, merged, info, renamed
+	c.refs, c.merged, c.info, c.renamed = refs, merged, mended(info), renamed
 	c.version++
 	c.mu.Unlock()
 	c.g.log.Info("capabilities known", "workers", len(workers), "classes", info.Len())
@@ -118,6 +120,11 @@ func merge(docs []*comfy.Capabilities) (*comfy.Capabilities, *comfy.ObjectInfo, 
 		return nil, nil, fmt.Errorf("object_info: %w", err)
 	}
 	out.Models = map[string][]string{}
+	out.Embeddings = nil
+	out.ExperimentModels = maps.Clone(out.ExperimentModels)
+	if out.ExperimentModels == nil {
+		out.ExperimentModels = map[string]json.RawMessage{}
+	}
 	for _, d := range docs {
 		for folder, names := range d.Models {
 			out.Models[folder] = union(out.Models[folder], names)

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -98,6 +99,12 @@ func (g *Gateway) route(c *call) {
 		c.SetConnectionClose() // the rest of the body is not read
 		fail(c.RequestCtx, errTooLarge(r.limit))
 		return
+	}
+	if r.limit > 0 {
+		if err := c.SetReadDeadline(time.Now().Add(bodyWithin)); err != nil {
+			c.SetConnectionClose()
+			return
+		}
 	}
 	if r.limit > 0 && !r.streams() {
 		var err error
@@ -201,7 +208,7 @@ func sanePath(raw string) bool {
 func (g *Gateway) splitPrefix(raw string) (prefix, rest string) {
 	first, tail, slash := strings.Cut(raw[1:], "/")
 	u := cluster.User(first)
-	if !u.Valid() {
+	if !u.Valid() || g.routes.reserved(first) {
 		return "", raw
 	}
 	known := false

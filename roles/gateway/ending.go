@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/roles/comfy"
-	"github.com/fasthttp/websocket"
 )
 
 // changed tells a user's pages what the table now says of some of their jobs.
@@ -15,15 +17,14 @@ import (
 // without a node. History is readable before the first of the three.
 func (h *hub) changed(ctx context.Context, u cluster.User, ids []jobs.ID) {
 	rows := make([]jobs.Job, 0, len(ids))
-	remaining := 0
 	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
 		for _, id := range ids {
 			if j, ok := t.Job(id); ok {
 				rows = append(rows, j)
 			}
 		}
-		remaining = t.Remaining(u)
 	})
+	slices.SortFunc(rows, func(a, b jobs.Job) int { return cmp.Compare(a.EndNumber, b.EndNumber) })
 	var ends []*jobs.Job
 	h.mu.Lock()
 	a := h.audience(u)
@@ -51,54 +52,58 @@ func (h *hub) changed(ctx context.Context, u cluster.User, ids []jobs.ID) {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	status := comfy.Status(remaining, "")
+	status := comfy.Status(h.g.remaining(u), "")
+	told := map[*sock]bool{} // who has heard the new count
 	for i, j := range ends {
 		l := a.live[j.ID.Prompt]
 		delete(a.live, j.ID.Prompt)
 		if j.State == jobs.Cancelled && j.Started == 0 && l == nil {
 			continue // never ran: as in ComfyUI, only the queue's length tells
 		}
-		var first []comfy.Message
-		if l == nil || !l.started {
-			first = append(first, comfy.ExecutionStart(j.ID.Prompt, j.Created)) // pages ignore the end of what never began
+		if j.ClientID != "" {
+			h.finish(a, j, l != nil && l.started, terminals[i], status, told)
 		}
-		h.finish(a, j, append(first, terminals[i]), status)
 	}
 	for s := range a.socks {
-		s.send(status)
+		if !told[s] {
+			s.send(status)
+		}
 	}
 }
 
 // finish sends a job's last messages to its own pages; status goes between the
-// terminal event and the very last.
-func (h *hub) finish(a *audience, j *jobs.Job, before []comfy.Message, status comfy.Message) {
-	last := comfy.ExecutingDone(j.ID.Prompt)
+// terminal event and the very last. Pages ignore the end of what never began.
+func (h *hub) finish(a *audience, j *jobs.Job, started bool, terminal, status comfy.Message, told map[*sock]bool) {
+	first, last := comfy.ExecutionStart(j.ID.Prompt, cmp.Or(j.Started, j.Created)), comfy.ExecutingDone(j.ID.Prompt)
 	heard := false
 	for s := range a.socks {
-		if s.client != j.ClientID || j.ClientID == "" {
+		if s.client != j.ClientID {
 			continue
 		}
-		heard = true
-		for _, m := range before {
-			s.send(m)
+		heard, told[s] = true, true
+		if !started {
+			s.send(first)
 		}
+		s.send(terminal)
 		s.send(status)
 		s.send(last)
 	}
-	if heard || j.ClientID == "" {
-		return
+	if !heard {
+		// Whether the page that comes back knows that it began is not known.
+		h.keepEnd(a, j.ClientID, parcel{h.g.cfg.Now(), [][]byte{first.Encode(), terminal.Encode(), last.Encode()}})
 	}
-	p := parcel{at: h.g.cfg.Now()}
-	for _, m := range append(before, last) {
-		p.frames = append(p.frames, frame{websocket.TextMessage, m.Encode()}.data)
+}
+
+// keepEnd keeps how a job ended for a client id that is away. The oldest give
+// way.
+func (h *hub) keepEnd(a *audience, client string, p parcel) {
+	newest := func(ps []parcel) int64 { return ps[len(ps)-1].at.UnixNano() }
+	maps.DeleteFunc(a.late, func(_ string, ps []parcel) bool { return p.at.UnixNano()-newest(ps) > keepLate.Nanoseconds() })
+	if a.late[client] == nil && len(a.late) >= lateUsers {
+		delete(a.late, slices.MinFunc(slices.Collect(maps.Keys(a.late)), func(x, y string) int { return cmp.Compare(newest(a.late[x]), newest(a.late[y])) }))
 	}
-	late := append(a.late[j.ClientID], p)
-	if len(late) > 20 {
-		late = late[len(late)-20:]
-	}
-	if len(a.late) < 100 || a.late[j.ClientID] != nil {
-		a.late[j.ClientID] = late
-	}
+	all := append(a.late[client], p)
+	a.late[client] = all[max(0, len(all)-latePerOne):]
 }
 
 func (h *hub) terminal(ctx context.Context, j *jobs.Job) comfy.Message {

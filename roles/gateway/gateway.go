@@ -12,6 +12,7 @@
 //	userdata.go settings.go templates.go           what a page keeps
 //	view.go upload.go                              pictures in both directions
 //	capabilities.go objectinfo.go system.go        what the workers can do
+//	admin.go                                       the dashboard behind this door
 //	static.go landing.go problems.go errors.go     the rest
 package gateway
 
@@ -92,6 +93,7 @@ type Gateway struct {
 	secrets   *secrets
 	problems  *problems
 	histories *histories
+	desk      *desk
 }
 
 // New makes a Gateway. It listens on nothing before Run.
@@ -117,13 +119,16 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, err
 	}
 	g.hub = newHub(g)
+	g.desk = newDesk(g.log)
 	g.routes = newRouter(g)
 	g.server = &fasthttp.Server{
 		Handler: g.serve, Name: "comfyume", NoDefaultServerHeader: true, NoDefaultContentType: true,
 		StreamRequestBody: true, DisablePreParseMultipartForm: true, MaxRequestBodySize: int(cfg.MaxUpload),
 		ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10, ReduceMemoryUsage: true,
-		IdleTimeout: 2 * time.Minute, CloseOnShutdown: true, Logger: fasthttpLog{g.log},
-		// A page's header arrives at once; a body may take as long as it needs.
+		// Else Close of a socket does nothing, and a page that does not read is
+		// never cut off. Whoever upgrades closes.
+		KeepHijackedConns: true,
+		ReadTimeout:       headerWithin, IdleTimeout: 2 * time.Minute, CloseOnShutdown: true, Logger: fasthttpLog{g.log},
 		ErrorHandler: g.badRequest,
 	}
 	return g, nil
@@ -133,8 +138,12 @@ func New(cfg Config) (*Gateway, error) {
 func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// Before the first request: a page that loads now must not see an empty list
+	// of nodes, and a page that was cut off by a restart comes back at once.
+	watch, end := g.hub.begin(ctx)
+	defer end()
 	hubDone := make(chan error, 1)
-	go func() { hubDone <- g.hub.run(ctx) }()
+	go func() { hubDone <- g.hub.run(ctx, watch) }()
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(g.cfg.Listener) }()
 	var err error
@@ -142,16 +151,30 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-served:
 		err = fmt.Errorf("the door closed: %w", errors.Join(err, errors.New("its listener ended")))
+	case err = <-hubDone:
+		hubDone <- nil
 	}
 	cancel()
-	g.hub.closeAll() // sockets are hijacked: the server does not know them
-	shut, done := context.WithTimeout(context.Background(), 5*time.Second)
+	shut, done := context.WithTimeout(context.Background(), shutWithin)
 	defer done()
+	g.desk.close(shut)
+	g.hub.closeAll() // sockets are hijacked: the server does not know them
 	if e := g.server.ShutdownWithContext(shut); e != nil && !errors.Is(e, context.DeadlineExceeded) {
 		err = errors.Join(err, e)
 	}
 	return errors.Join(err, <-hubDone)
 }
+
+// headerWithin is how long a header may take: a page's arrives at once. A body
+// gets bodyWithin, but only from somebody who is signed in: video is large and
+// lines are slow.
+const (
+	headerWithin = time.Minute
+	bodyWithin   = 6 * time.Hour
+)
+
+// shutWithin bounds how long answers that are on their way may take at the end.
+const shutWithin = 5 * time.Second
 
 // fasthttpLog lets the server's own complaints reach the log at debug: broken
 // connections are the internet's weather.

@@ -130,6 +130,11 @@ func (h *histories) entry(ctx context.Context, j *jobs.Job) (comfy.HistoryEntry,
 	}
 	e.Prompt.Number = float64(j.EndNumber)
 	e.Prompt.PromptID = j.ID.Prompt
+	if e.Status.Completed && j.State != jobs.Done {
+		// It was cancelled before its result came: the row was committed first.
+		end := comfy.HistoryMessage(terminalOf(j, nil))
+		e.Status = comfy.HistoryStatus{StatusStr: comfy.HistoryError, Messages: []comfy.HistoryMessage{comfy.HistoryMessage(comfy.ExecutionStart(j.ID.Prompt, j.Started)), end}}
+	}
 	return e, nil
 }
 

@@ -20,6 +20,8 @@ import (
 type hub struct {
 	g *Gateway
 
+	serving sync.WaitGroup // one for each open socket
+
 	mu     sync.Mutex
 	closed bool
 	users  map[cluster.User]*audience
@@ -34,7 +36,6 @@ type audience struct {
 
 // live is what a job has said so far, for a page that connects in the middle.
 type live struct {
-	client    string
 	started   bool // execution_start was relayed
 	start     []byte
 	cached    []byte
@@ -48,8 +49,14 @@ type parcel struct {
 	frames [][]byte
 }
 
-// keepLate is how long the end of a job is kept for a page that was away.
-const keepLate = 10 * time.Minute
+// keepLate is how long the end of a job is kept for a page that was away, for
+// how many client ids of one user, and how many ends for one of them: scripts
+// take a new client id each time and never come back.
+const (
+	keepLate   = 10 * time.Minute
+	lateUsers  = 100
+	latePerOne = 20
+)
 
 func newHub(g *Gateway) *hub { return &hub{g: g, users: map[cluster.User]*audience{}} }
 
@@ -62,13 +69,18 @@ func (h *hub) audience(u cluster.User) *audience {
 	return a
 }
 
-// run relays events and table changes until ctx ends.
-func (h *hub) run(ctx context.Context) error {
-	w := h.g.cfg.Watch()
-	defer w.Close()
+// begin learns what the table says now; nothing is missed from here on. end
+// must be called.
+func (h *hub) begin(ctx context.Context) (w Watcher, end func()) {
+	w = h.g.cfg.Watch()
+	cancel := h.g.cfg.Subscribe(h.event)
 	h.g.caps.reload(ctx)
 	h.loadOpen()
-	defer h.g.cfg.Subscribe(h.event)()
+	return w, func() { cancel(); w.Close() }
+}
+
+// run relays table changes until ctx ends.
+func (h *hub) run(ctx context.Context, w Watcher) error {
 	for {
 		ch, err := w.Next(ctx)
 		if err != nil {
@@ -108,15 +120,17 @@ func (h *hub) loadOpen() {
 // join adds a socket and tells it where things stand: first of all status with
 // its id, because a page without it queues for nobody.
 func (h *hub) join(s *sock) bool {
-	remaining := h.g.remaining(s.user)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return false
 	}
+	h.serving.Add(1)
 	a := h.audience(s.user)
 	a.socks[s] = true
-	s.send(comfy.Status(remaining, s.client))
+	// Counted under the lock: a 0 that a submit has overtaken makes a page that
+	// queues by itself queue again.
+	s.send(comfy.Status(h.g.remaining(s.user), s.client))
 	h.replay(a, s)
 	return true
 }
@@ -126,13 +140,13 @@ func (h *hub) replay(a *audience, s *sock) {
 	var running []jobs.Job
 	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
 		for _, j := range t.Open(s.user) {
-			if j.ClientID == s.client && j.State == jobs.Running {
+			if j.ClientID == s.client && executing(&j) && j.Started > 0 {
 				running = append(running, j)
 			}
 		}
 	})
 	for _, p := range a.late[s.client] {
-		if time.Since(p.at) < keepLate {
+		if h.g.cfg.Now().Sub(p.at) < keepLate {
 			for _, f := range p.frames {
 				s.enqueue(frame{websocket.TextMessage, f}, false)
 			}
@@ -141,11 +155,13 @@ func (h *hub) replay(a *audience, s *sock) {
 	delete(a.late, s.client)
 	for i := range running {
 		l := a.live[running[i].ID.Prompt]
-		if l == nil {
+		if l == nil || l.start == nil {
 			s.send(comfy.ExecutionStart(running[i].ID.Prompt, running[i].Started))
+		}
+		if l == nil {
 			continue
 		}
-		for _, f := range [][]byte{l.start, l.cached, l.executing, l.state} {
+		for _, f := range [][]byte{l.start, l.cached, l.state, l.executing} {
 			if f != nil {
 				s.enqueue(frame{websocket.TextMessage, f}, false)
 			}
@@ -162,6 +178,7 @@ func (h *hub) leave(s *sock) {
 	delete(h.audience(s.user).socks, s)
 }
 
+// closeAll says goodbye to every page and waits until all sockets are done.
 func (h *hub) closeAll() {
 	h.mu.Lock()
 	h.closed = true
@@ -177,17 +194,22 @@ func (h *hub) closeAll() {
 		wg.Go(s.close)
 	}
 	wg.Wait()
+	h.serving.Wait()
 }
 
 // event relays what a worker says of a running job to the pages that queued it.
-// It is called in order for each job and must not block.
+// It is called in order for each job and must not block. A worker that lost the
+// job, or reports after its end, is not heard.
 func (h *hub) event(ev jobs.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.past(ev) {
+		return
+	}
 	a := h.audience(ev.Job.User)
 	l := a.live[ev.Job.Prompt]
 	if l == nil || ev.Type == comfy.TypeExecutionStart {
-		l = &live{client: ev.ClientID}
+		l = &live{}
 		a.live[ev.Job.Prompt] = l
 	}
 	l.remember(ev)
@@ -203,6 +225,15 @@ func (h *hub) event(ev jobs.Event) {
 		}
 		s.enqueue(frame{websocket.TextMessage, ev.Text}, ev.Droppable)
 	}
+}
+
+// past reports whether an event is of an attempt that is over.
+func (h *hub) past(ev jobs.Event) (over bool) {
+	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
+		j, ok := t.Job(ev.Job)
+		over = ok && (j.State.Ended() || ev.Epoch < j.Epoch)
+	})
+	return over
 }
 
 func (l *live) remember(ev jobs.Event) {

@@ -1,21 +1,13 @@
 package gateway
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
-	"fmt"
 	htmltemplate "html/template"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/valyala/fasthttp"
 
-	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
-	"github.com/ahelme/comfyume/roles/gateway/signin"
 )
 
 // public answers the few paths that need no sign-in, and says whether it did.
@@ -49,7 +41,17 @@ func (g *Gateway) public(ctx *fasthttp.RequestCtx, raw string) bool {
 			return true
 		}
 	}
-	return false
+	return read && g.manifest(ctx, raw)
+}
+
+// manifest is the page's web manifest, which browsers fetch without the
+// password: a 401 would stand as an error in every console.
+func (g *Gateway) manifest(ctx *fasthttp.RequestCtx, raw string) bool {
+	_, file, ok := strings.Cut(raw, "/assets/manifest")
+	if !ok || strings.Contains(file, "/") || !strings.HasSuffix(file, ".json") {
+		return false
+	}
+	return g.serveAsset(ctx, "assets/manifest"+file)
 }
 
 // login makes the browser ask for the password and then leads to one's own page.
@@ -63,7 +65,9 @@ func (g *Gateway) login(ctx *fasthttp.RequestCtx) {
 		redirect(ctx, "/admin/", fasthttp.StatusFound)
 		return
 	}
-	redirect(ctx, "/"+string(id.User)+"/", fasthttp.StatusFound)
+	// To the root: what asked directly below it makes the browser sign in for all
+	// of the site, so the page and its socket work there as below a prefix.
+	redirect(ctx, "/", fasthttp.StatusFound)
 }
 
 // queueStatus is counts only: nobody's name or work.
@@ -119,131 +123,4 @@ func (g *Gateway) healthPage(ctx *fasthttp.RequestCtx) {
 	g.cfg.Tables.Jobs(func(t *jobs.Table) { n := t.Count(); view.Waiting, view.Running = n.Waiting, n.Running })
 	g.page(ctx, "health", view)
 	ctx.SetStatusCode(status)
-}
-
-// admin serves the dashboard to the instructor. The dashboard is a net/http
-// handler, as on every node's own site; this bridges one request to it and
-// streams what it writes, because its feed never ends.
-func (g *Gateway) admin(ctx *fasthttp.RequestCtx, raw string, id signin.Identity) {
-	if !id.Instructor {
-		fail(ctx, cluster.Errorf(cluster.Forbidden, "The dashboard is for the instructor. Your ComfyUI is at /%s/.", id.User))
-		return
-	}
-	if !sameSite(ctx) {
-		fail(ctx, cluster.Errorf(cluster.Forbidden, "This request comes from another site and was refused."))
-		return
-	}
-	if raw == "/admin" {
-		redirect(ctx, "/admin/", fasthttp.StatusMovedPermanently)
-		return
-	}
-	req, err := adminRequest(ctx, raw)
-	if err != nil {
-		plain(ctx, fasthttp.StatusBadRequest, "400: Bad Request")
-		return
-	}
-	w := newBridge()
-	handler := g.cfg.Admin(string(id.User))
-	go func() {
-		defer w.finish()
-		handler.ServeHTTP(w, req)
-	}()
-	<-w.ready
-	for k, vs := range w.sent {
-		for i, v := range vs {
-			if i == 0 {
-				ctx.Response.Header.Set(k, v)
-			} else {
-				ctx.Response.Header.Add(k, v)
-			}
-		}
-	}
-	ctx.SetStatusCode(w.status)
-	ctx.SetBodyStreamWriter(w.copyTo)
-}
-
-// maxAdmin bounds what the dashboard may send, in bytes.
-const maxAdmin = 16 << 20
-
-func adminRequest(ctx *fasthttp.RequestCtx, raw string) (*http.Request, error) {
-	path, err := url.PathUnescape(strings.TrimPrefix(raw, "/admin"))
-	if err != nil {
-		return nil, err
-	}
-	body, err := readBody(ctx, maxAdmin)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequest(string(ctx.Method()), "http://site/", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.URL.Path, req.URL.RawQuery = path, string(ctx.URI().QueryString())
-	req.Host = string(ctx.Host())
-	for k, v := range ctx.Request.Header.All() {
-		if key := string(k); !strings.EqualFold(key, fasthttp.HeaderAuthorization) {
-			req.Header.Add(key, string(v))
-		}
-	}
-	req.RemoteAddr = ctx.RemoteAddr().String()
-	return req, nil
-}
-
-// bridge is the http.ResponseWriter of one dashboard request: what the handler
-// writes goes through a pipe to the connection, flush by flush.
-type bridge struct {
-	header http.Header
-	sent   http.Header
-	status int
-	ready  chan struct{} // closed at the first byte, or when the handler ends
-	read   *io.PipeReader
-	write  *io.PipeWriter
-	begun  bool
-}
-
-func newBridge() *bridge {
-	r, w := io.Pipe()
-	return &bridge{header: http.Header{}, status: http.StatusOK, ready: make(chan struct{}), read: r, write: w}
-}
-
-func (b *bridge) Header() http.Header { return b.header }
-
-func (b *bridge) WriteHeader(status int) {
-	if b.begun {
-		return
-	}
-	b.begun, b.status, b.sent = true, status, b.header.Clone()
-	b.sent.Del("Content-Length")
-	close(b.ready)
-}
-
-func (b *bridge) Write(p []byte) (int, error) {
-	b.WriteHeader(http.StatusOK)
-	return b.write.Write(p)
-}
-
-// Flush has nothing to hold back: copyTo flushes whatever it gets.
-func (b *bridge) Flush() { b.WriteHeader(http.StatusOK) }
-
-func (b *bridge) finish() {
-	b.WriteHeader(http.StatusOK)
-	_ = b.write.Close()
-}
-
-// copyTo ends when the handler does, or when the browser is gone: then the
-// handler's next write fails.
-func (b *bridge) copyTo(w *bufio.Writer) {
-	defer b.read.CloseWithError(fmt.Errorf("the browser is gone"))
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := b.read.Read(buf)
-		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil || w.Flush() != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
 }

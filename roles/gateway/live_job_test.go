@@ -127,10 +127,8 @@ func TestEnds(t *testing.T) {
 		if len(e.Prompt) != 5 || len(e.Status.Messages) < 2 || e.Status.Completed != (c.name == "all from the cache") {
 			t.Errorf("%s: history %+v", c.name, e)
 		}
-		for _, m := range e.Status.Messages {
-			if strings.Contains(string(m[1]), "worker-own") {
-				t.Errorf("%s: history names the worker's own prompt id: %s", c.name, m[1])
-			}
+		if own := string(term.Data); strings.Contains(own, "worker-own") {
+			t.Errorf("%s: the worker's own prompt id is told: %s", c.name, own)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (h heard) String() string {
 		if err != nil {
 			return "broken frame"
 		}
-		return "frame " + map[uint32]string{comfy.EventPreview: "preview", comfy.EventPreviewMetadata: "preview with metadata", comfy.EventText: "text"}[f.Event] + " " + string(f.Payload)
+		return "frame " + map[uint32]string{comfy.EventPreview: "preview", comfy.EventPreviewMetadata: "preview with metadata", comfy.EventText: "text"}[f.Event] + " " + string(f.Payload[:min(16, len(f.Payload))])
 	}
 	var d struct {
 		PromptID string          `json:"prompt_id"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -38,6 +39,10 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 	if err != nil {
 		return comfy.PromptResponse{}, err
 	}
+	if len(req.ClientID) > maxClientID {
+		// It stands in the row; a page's own is a UUID.
+		return comfy.PromptResponse{}, comfy.NewPromptError("invalid_client_id", "The client_id cannot be used", fmt.Sprintf("Use at most %d bytes.", maxClientID))
+	}
 	info := g.caps.objectInfo()
 	if info == nil {
 		return comfy.PromptResponse{}, cluster.Errorf(cluster.Unavailable, "No GPU has joined the workshop yet, so it is not known which nodes exist. Try again when the instructor has started one.")
@@ -67,9 +72,10 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 		// Before the commit: the worker may ask the moment it is assigned.
 		g.secrets.put(cmd.ID, req.Secrets)
 		cmd.Secrets = g.cfg.Node
-		defer g.release(user)
+		defer g.release(user, req.Secrets)
 	}
 	out, err := g.cfg.Propose.Propose(ctx, cmd)
+	g.keepOnlyNeeded(cmd.ID, err)
 	if err != nil {
 		return comfy.PromptResponse{}, submitError(err)
 	}

@@ -34,7 +34,8 @@ type ask struct {
 	target string // as it stands in the request line
 	header []string
 	body   string
-	length int // of the body as announced, when that is a lie; 0 = the truth
+	length int  // of the body as announced, when that is a lie; 0 = the truth
+	waits  bool // for the answer instead of going away in the middle of the body
 }
 
 func (w *world) ask(a ask) answer {
@@ -70,7 +71,7 @@ func (w *world) tryAsk(a ask) (answer, error) {
 	if _, err := io.WriteString(conn, b.String()); err != nil {
 		return answer{}, err
 	}
-	if a.length > len(a.body) { // the page went away in the middle
+	if a.length > len(a.body) && !a.waits { // the page went away in the middle
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			return answer{}, err
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -28,6 +29,8 @@ func (g *Gateway) table() []route {
 	return []route{
 		{"GET", "/", 0, g.home},
 		{"GET", "/ws", 0, g.socket},
+		{"GET", "/user.css", 0, g.styles},
+		{"GET", "/favicon.ico", 0, g.favicon},
 		{"GET", "/users", 0, g.users},
 		{"POST", "/users", body, g.refusedUsers},
 		{"GET", "/system_stats", 0, g.systemStats},
@@ -139,6 +142,13 @@ func newRouter(g *Gateway) *router {
 		r.first[seg] = append(r.first[seg], i)
 	}
 	return r
+}
+
+// reserved reports whether a path's first segment means something at the root
+// already: a person of that name has no prefix, or they would take the word from
+// everybody.
+func (r *router) reserved(first string) bool {
+	return r.first[first] != nil || slices.Contains([]string{"admin", "api", "assets", "extensions", "health", "healthz", "login", "scripts"}, first)
 }
 
 // find returns the route of a method and an escaped path with its decoded

@@ -65,10 +65,28 @@ func (g *Gateway) Secrets(_ context.Context, id jobs.ID) (map[string]string, boo
 	return s.tokens, true
 }
 
+// keepOnlyNeeded forgets the tokens of a submit that was refused, or repeated
+// after its job had ended. An error that leaves open whether the job was
+// committed keeps them.
+func (g *Gateway) keepOnlyNeeded(id jobs.ID, err error) {
+	switch cluster.CodeOf(err) {
+	case "", cluster.Invalid, cluster.Conflict, cluster.TooLarge, cluster.Quota:
+	default:
+		return
+	}
+	needed := false
+	g.cfg.Tables.Jobs(func(t *jobs.Table) {
+		j, ok := t.Job(id)
+		needed = ok && !j.State.Ended()
+	})
+	if !needed {
+		g.secrets.drop(id)
+	}
+}
+
 // release lets a user's held jobs go with the tokens that just came.
-func (g *Gateway) release(u cluster.User) {
+func (g *Gateway) release(u cluster.User, tokens map[string]string) {
 	var held []jobs.ID
-	var tokens map[string]string
 	g.cfg.Tables.Jobs(func(t *jobs.Table) {
 		for _, j := range t.Open(u) {
 			if j.State == jobs.Held {
@@ -79,13 +97,6 @@ func (g *Gateway) release(u cluster.User) {
 	if len(held) == 0 {
 		return
 	}
-	g.secrets.mu.Lock()
-	for id, s := range g.secrets.jobs {
-		if id.User == u {
-			tokens = s.tokens
-		}
-	}
-	g.secrets.mu.Unlock()
 	for _, id := range held {
 		g.secrets.put(id, tokens)
 	}

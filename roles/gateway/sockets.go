@@ -19,9 +19,10 @@ const (
 	pingEvery    = 25 * time.Second
 	pongWithin   = 70 * time.Second
 	writeWithin  = 20 * time.Second
-	maxSaid      = 1 << 20 // bytes of one frame from a page
-	softQueue    = 16      // frames waiting over which previews are dropped
-	hardQueue    = 4096    // frames waiting over which the socket is too slow to keep
+	maxSaid      = 1 << 20  // bytes of one frame from a page
+	softQueue    = 16       // frames waiting over which previews are dropped
+	hardQueue    = 4096     // frames waiting over which the socket is too slow to keep
+	hardBytes    = 64 << 20 // and their bytes: a node may send pictures that are results
 	maxClientID  = 128
 	closeMessage = "the workshop's server is restarting"
 )
@@ -41,6 +42,7 @@ type sock struct {
 
 	mu       sync.Mutex
 	queue    []frame
+	waiting  int           // bytes in it and in the batch that is being written
 	wake     chan struct{} // one token
 	closed   chan struct{} // closed once by close
 	once     sync.Once
@@ -64,6 +66,7 @@ func (g *Gateway) socket(c *call) {
 		CheckOrigin: func(*fasthttp.RequestCtx) bool { return true },
 	}
 	err := up.Upgrade(c.RequestCtx, func(conn *websocket.Conn) {
+		defer conn.Close()
 		s.conn = conn
 		g.hub.serve(s)
 	})
@@ -78,6 +81,7 @@ func (h *hub) serve(s *sock) {
 		_ = s.conn.Close()
 		return
 	}
+	defer h.serving.Done()
 	done := make(chan struct{}) // closed by the writer
 	go func() { defer close(done); s.write() }()
 	s.read(h)
@@ -136,6 +140,7 @@ func (s *sock) write() {
 			if s.conn.SetWriteDeadline(time.Now().Add(writeWithin)) != nil || s.conn.WriteMessage(f.kind, f.data) != nil {
 				return
 			}
+			s.wrote(len(f.data))
 		}
 		select {
 		case <-s.wake:
@@ -147,6 +152,20 @@ func (s *sock) write() {
 			return
 		}
 	}
+}
+
+func (s *sock) wrote(n int) {
+	s.mu.Lock()
+	s.waiting -= n
+	s.mu.Unlock()
+}
+
+// drop ends a socket without a word and without waiting.
+func (s *sock) drop() {
+	s.once.Do(func() {
+		close(s.closed)
+		_ = s.conn.Close()
+	})
 }
 
 func (s *sock) close() {
@@ -168,10 +187,11 @@ func (s *sock) enqueue(f frame, droppable bool) {
 		return
 	}
 	s.queue = append(s.queue, f)
-	full := len(s.queue) > hardQueue
+	s.waiting += len(f.data)
+	full := len(s.queue) > hardQueue || s.waiting > hardBytes
 	s.mu.Unlock()
 	if full {
-		go s.close() // the lock of the hub may be held: closing waits for the network
+		s.drop() // the lock of the hub may be held
 		return
 	}
 	select {

@@ -68,6 +68,13 @@ func (g *Gateway) serveAsset(ctx *fasthttp.RequestCtx, path string) bool {
 	return true
 }
 
+// favicon is asked for at the root of a page's address.
+func (g *Gateway) favicon(c *call) {
+	if !g.serveAsset(c.RequestCtx, "assets/favicon.ico") {
+		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
+	}
+}
+
 // accepts reports whether an Accept-Encoding header names an encoding.
 func accepts(header, encoding string) bool {
 	for part := range strings.SplitSeq(header, ",") {

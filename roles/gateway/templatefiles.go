@@ -1,7 +1,12 @@
 package gateway
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
+	"image"
+	"image/color"
+	"image/jpeg"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -42,6 +47,10 @@ func (g *Gateway) workflowTemplates(c *call) {
 // the proof that the first visit happened; a load that broke off gets it again.
 func (g *Gateway) workflowTemplate(c *call) {
 	t := g.templates.byName[c.params["file"]]
+	if stem, ok := strings.CutSuffix(c.params["file"], ".jpg"); ok && c.params["pack"] == pack && g.templates.byName[stem+".json"] != nil {
+		g.thumbnail(c, stem)
+		return
+	}
 	if c.params["pack"] != pack || t == nil {
 		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
 		return
@@ -76,3 +85,25 @@ func (g *Gateway) writeValue(c *call, v any) {
 	}
 	writeJSON(c.RequestCtx, fasthttp.StatusOK, raw)
 }
+
+// thumbnail is a template's picture in the page's dialog: a plain field of a
+// colour of its own.
+func (g *Gateway) thumbnail(c *call, name string) {
+	sum := sha256.Sum256([]byte(name))
+	img := image.NewUniform(color.RGBA{sum[0]/2 + 48, sum[1]/2 + 48, sum[2]/2 + 48, 255})
+	var buf bytes.Buffer
+	if err := jpeg.Encode(&buf, field{img, image.Rect(0, 0, 320, 180)}, nil); err != nil {
+		fail(c.RequestCtx, err)
+		return
+	}
+	c.SetContentType("image/jpeg")
+	c.Response.SetBodyRaw(buf.Bytes())
+}
+
+// field is a bounded part of a boundless picture.
+type field struct {
+	image.Image
+	r image.Rectangle
+}
+
+func (f field) Bounds() image.Rectangle { return f.r }

@@ -103,8 +103,9 @@ func (f *form) target() (files.Place, error) {
 	if t := f.fields["type"]; t != "" {
 		p.Area = files.Area(t)
 	}
-	if !p.Area.Valid() {
-		return p, cluster.Errorf(cluster.Invalid, "type is input, output or temp")
+	if p.Area != files.Input && p.Area != files.Temp {
+		// What stands in output came out of a job; nothing else gets in.
+		return p, cluster.Errorf(cluster.Invalid, "type is input or temp")
 	}
 	var err error
 	if p.Subfolder, err = files.CleanSubfolder(f.fields["subfolder"]); err != nil {

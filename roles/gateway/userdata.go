@@ -3,8 +3,8 @@ package gateway
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"io"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -140,15 +140,10 @@ func (g *Gateway) listUserdataV2(c *call) {
 	g.writeValue(c, out)
 }
 
-// docPath is the {file} of a userdata route: decoded once by the router, and
-// once more if it still holds a '%' that decodes, as ComfyUI does.
+// docPath is the {file} of a userdata route, decoded once by the router: pages
+// encode once, and a name may hold a '%'.
 func docPath(c *call, param string) (string, bool) {
 	p := c.params[param]
-	if strings.Contains(p, "%") {
-		if again, err := url.PathUnescape(p); err == nil {
-			p = again
-		}
-	}
 	clean, err := files.CleanPath(p)
 	if err != nil || clean != p {
 		plain(c.RequestCtx, fasthttp.StatusBadRequest, "Invalid file path")
@@ -176,27 +171,25 @@ func (g *Gateway) isTemplate(path string) bool {
 }
 
 // document reads a user's document, or the template that stands in its place.
-func (g *Gateway) document(c *call, path string) (io.ReadCloser, int64, bool) {
+func (g *Gateway) document(c *call, path string) (io.ReadCloser, int64, error) {
 	var d files.Doc
 	var own bool
 	g.cfg.Tables.Files(func(t *files.Table) { d, own = t.Doc(c.user, path) })
 	switch {
-	case own && d.Gone:
-		return nil, 0, false
-	case own && d.Ref != "":
+	case own && !d.Gone && d.Ref != "":
 		f, err := g.cfg.Blobs.Open(c, d.Ref)
 		if err != nil {
-			g.log.Error("a document's bytes are missing", "user", c.user, "err", err)
-			return nil, 0, false
+			// The row says that it exists: not found would invite a page to replace it.
+			return nil, 0, fmt.Errorf("a document's bytes are missing: %v", err)
 		}
-		return f, f.Size(), true
-	case own:
-		return io.NopCloser(bytes.NewReader(d.Data)), int64(len(d.Data)), true
+		return f, f.Size(), nil
+	case own && !d.Gone:
+		return io.NopCloser(bytes.NewReader(d.Data)), int64(len(d.Data)), nil
 	}
 	if t, ok := g.templateAt(c.user, path); ok {
-		return io.NopCloser(bytes.NewReader(t.data)), int64(len(t.data)), true
+		return io.NopCloser(bytes.NewReader(t.data)), int64(len(t.data)), nil
 	}
-	return nil, 0, false
+	return nil, 0, cluster.Errorf(cluster.NotFound, "no such file")
 }
 
 // userdata is GET /userdata/{file}.
@@ -205,16 +198,47 @@ func (g *Gateway) userdata(c *call) {
 	if !ok {
 		return
 	}
-	r, size, ok := g.document(c, path)
-	if !ok {
+	r, size, err := g.document(c, path)
+	switch cluster.CodeOf(err) {
+	case "":
+	case cluster.NotFound:
+		if path == userCSS {
+			noCSS(c)
+			return
+		}
 		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
+		return
+	default:
+		fail(c.RequestCtx, err)
 		return
 	}
 	c.SetContentType(documentType(path))
-	if path != "user.css" {
+	if path != userCSS {
 		c.Response.Header.Set(fasthttp.HeaderContentDisposition, "attachment")
 	}
 	c.SetBodyStream(r, int(size))
+}
+
+// userCSS is the one document that every page loads, whether there is one or
+// not.
+const userCSS = "user.css"
+
+// styles is GET /user.css, beside the page.
+func (g *Gateway) styles(c *call) {
+	own := false
+	g.cfg.Tables.Files(func(t *files.Table) { _, own = t.Doc(c.user, userCSS) })
+	if !own && g.serveAsset(c.RequestCtx, userCSS) {
+		return
+	}
+	c.params = map[string]string{"file": userCSS}
+	g.userdata(c)
+}
+
+// noCSS is an empty style sheet: with nosniff, a text saying "not found" would
+// stand as an error in every console.
+func noCSS(c *call) {
+	c.SetContentType(documentType(userCSS))
+	c.SetStatusCode(fasthttp.StatusOK)
 }
 
 // documentType never lets a document of a user run in the page's origin.
@@ -222,7 +246,7 @@ func documentType(path string) string {
 	switch {
 	case strings.HasSuffix(path, ".json"):
 		return "application/json"
-	case path == "user.css":
+	case path == userCSS:
 		return "text/css; charset=utf-8"
 	}
 	return "application/octet-stream"
@@ -239,18 +263,26 @@ func (g *Gateway) putUserdata(c *call) {
 		plain(c.RequestCtx, fasthttp.StatusConflict, "File already exists")
 		return
 	}
-	cmd := &files.PutDoc{User: c.user, Path: path, IfAbsent: !overwrite}
-	if len(c.body) <= files.MaxInline {
-		cmd.Data, cmd.Size = c.body, int64(len(c.body))
-	} else {
-		ref, size, err := g.cfg.Blobs.Put(c, bytes.NewReader(c.body), int64(len(c.body)))
-		if err != nil {
-			fail(c.RequestCtx, err)
-			return
-		}
-		cmd.Ref, cmd.Size = ref, size
+	cmd, err := g.putDoc(c, path, c.body)
+	if err != nil {
+		fail(c.RequestCtx, err)
+		return
 	}
+	cmd.IfAbsent = !overwrite
 	g.commitDoc(c, cmd, path)
+}
+
+// putDoc makes the command that writes a document, whose bytes are a blob when
+// they are too many for a row.
+func (g *Gateway) putDoc(c *call, path string, raw []byte) (*files.PutDoc, error) {
+	cmd := &files.PutDoc{User: c.user, Path: path, Size: int64(len(raw))}
+	if len(raw) <= files.MaxInline {
+		cmd.Data = raw
+		return cmd, nil
+	}
+	var err error
+	cmd.Ref, cmd.Size, err = g.cfg.Blobs.Put(c, bytes.NewReader(raw), int64(len(raw)))
+	return cmd, err
 }
 
 // commitDoc commits a change of documents and answers with the file as ComfyUI
@@ -294,8 +326,18 @@ func (g *Gateway) moveUserdata(c *call) {
 		return
 	}
 	cmd := &files.MoveDoc{User: c.user, From: from, To: to, Overwrite: overwrite, Template: g.isTemplate(from)}
-	if t, shown := g.templateAt(c.user, from); shown {
+	switch t, shown := g.templateAt(c.user, from); {
+	case shown && len(t.data) <= files.MaxInline:
 		cmd.Data = t.data
+	case shown: // too large for the command: it becomes the user's own first
+		own, err := g.putDoc(c, from, t.data)
+		if err == nil {
+			_, err = g.commit(c, own)
+		}
+		if err != nil {
+			fail(c.RequestCtx, err)
+			return
+		}
 	}
 	g.commitDoc(c, cmd, to)
 }

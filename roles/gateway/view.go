@@ -70,7 +70,8 @@ func (g *Gateway) view(c *call) {
 	}
 	b, err := g.cfg.Blobs.Open(c, f.Ref)
 	if err != nil {
-		fail(c.RequestCtx, err)
+		// The row says that it exists: this is no 404.
+		fail(c.RequestCtx, fmt.Errorf("a file's bytes are missing: %v", err))
 		return
 	}
 	switch ch := string(a.Peek("channel")); {

@@ -39,6 +39,7 @@ type world struct {
 	log     *memoryLog
 	propose cluster.Proposer
 	blobs   *blob.Dir
+	blobDir string
 	events  *peer.Events
 	gw      *gateway.Gateway
 	addr    string
@@ -56,6 +57,7 @@ type options struct {
 	maxBody    int
 	maxUpload  int64
 	admin      http.Handler
+	health     func() (int, []byte)
 }
 
 // The people of every world. Sign-in is real but for the price of bcrypt.
@@ -124,7 +126,8 @@ func open(t testing.TB, o options) *world {
 	w.log = &memoryLog{m: w.machine}
 	w.propose = peer.Proposals{Log: w.log}
 	var err error
-	if w.blobs, err = blob.OpenDir(blob.DirConfig{Path: filepath.Join(t.TempDir(), "blobs"), Logger: logger, Space: func(string) (int64, int64, error) { return 1 << 40, 1 << 41, nil }}); err != nil {
+	w.blobDir = filepath.Join(t.TempDir(), "blobs")
+	if w.blobs, err = blob.OpenDir(blob.DirConfig{Path: w.blobDir, Logger: logger, Space: func(string) (int64, int64, error) { return 1 << 40, 1 << 41, nil }}); err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []cluster.User{ann, bob} {
@@ -156,11 +159,15 @@ func open(t testing.TB, o options) *world {
 	if admin == nil {
 		admin = http.NotFoundHandler()
 	}
+	health := o.health
+	if health == nil {
+		health = func() (int, []byte) { return 200, []byte(`{"ready":true,"checks":[]}`) }
+	}
 	w.gw, err = gateway.New(gateway.Config{
 		Node: "mello", Listener: l, Tables: w.machine, Propose: w.propose, Watch: func() gateway.Watcher { return w.machine.Watch() },
 		Blobs: w.blobs, Subscribe: w.events.Subscribe, SignIn: sign, Frontend: pageFiles(t), TemplateDir: o.templates, DefaultTemplate: o.first,
 		Admin:        func(string) http.Handler { return admin },
-		Health:       func() (int, []byte) { return 200, []byte(`{"ready":true,"checks":[]}`) },
+		Health:       health,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {

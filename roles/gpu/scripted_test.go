@@ -62,6 +62,16 @@ func newScripted(t *testing.T) *scripted {
 		}
 		io.WriteString(w, "{}")
 	})
+	s.posts(mux)
+	server := httptest.NewServer(mux)
+	s.url = server.URL
+	t.Cleanup(server.Close)
+	t.Cleanup(s.cut)
+	return s
+}
+
+func (s *scripted) posts(mux *http.ServeMux) {
+	t := s.t
 	mux.HandleFunc("POST /interrupt", func(_ http.ResponseWriter, r *http.Request) {
 		raw, _ := io.ReadAll(r.Body)
 		s.mu.Lock()
@@ -98,11 +108,6 @@ func newScripted(t *testing.T) *scripted {
 		fmt.Fprintf(w, `{"name":%q,"subfolder":%q,"type":"input"}`, s.upload(head.Filename, r.FormValue("subfolder")), r.FormValue("subfolder"))
 	})
 	mux.HandleFunc("POST /", func(http.ResponseWriter, *http.Request) {})
-	server := httptest.NewServer(mux)
-	s.url = server.URL
-	t.Cleanup(server.Close)
-	t.Cleanup(s.cut)
-	return s
 }
 
 // socket speaks as much of RFC 6455 as a server needs that only sends.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -192,16 +193,25 @@ func safeName(name string) string {
 }
 
 // prefix puts the job's outputs into a folder of their own: they cannot meet
-// another's, and a save node never answers from another user's cache. What
-// ComfyUI would refuse stays as it is, so that it is refused.
+// another's, and a save node never answers from another user's cache.
 func (a *attempt) prefix() {
 	for _, n := range a.graph.Nodes {
 		old, ok := n.Text("filename_prefix")
-		if !ok || strings.HasPrefix(old, "/") || strings.HasPrefix(old, `\`) || strings.Contains(old, "..") || strings.Contains(old, ":") {
+		if !ok {
 			continue
 		}
-		if err := a.graph.SetText(n.ID, "filename_prefix", a.undo.folder+"/"+old); err != nil {
+		if err := a.graph.SetText(n.ID, "filename_prefix", a.undo.folder+"/"+inside(old)); err != nil {
 			a.w.log.Warn("passing over a file name prefix", "attempt", a.id, "node", n.ID, "err", err)
 		}
 	}
+}
+
+// inside keeps a prefix below the folder that it is put into. Most servers refuse
+// one that leads out, but not all.
+func inside(prefix string) string {
+	slashed := strings.ReplaceAll(prefix, `\`, "/")
+	if strings.HasPrefix(slashed, "/") || slices.Contains(strings.Split(slashed, "/"), "..") {
+		return strings.TrimPrefix(path.Clean("/"+slashed), "/")
+	}
+	return prefix
 }

@@ -17,6 +17,11 @@ export function setToken(t) {
   sessionStorage.setItem(store, t);
 }
 
+/** at is an address beside this page, without the name and password that the page's own may carry: fetch refuses those. */
+function at(path) {
+  return new URL(path, location.origin + location.pathname);
+}
+
 function headers(more = {}) {
   const t = token();
   return t ? { ...more, Authorization: `Bearer ${t}` } : more;
@@ -25,7 +30,7 @@ function headers(more = {}) {
 /** post sends an action and returns the sentence of a refusal, or "". */
 export async function post(action) {
   try {
-    const r = await fetch("api/do", { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(action) });
+    const r = await fetch(at("api/do"), { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(action) });
     if (r.ok) return "";
     const e = await r.json().catch(() => ({}));
     return e.message ?? `The node answered ${r.status}.`;
@@ -39,7 +44,7 @@ export async function follow(on) {
   for (let wait = 500; ; wait = Math.min(wait * 2, 5000)) {
     const stop = new AbortController();
     try {
-      const r = await fetch("api/events", { headers: headers(), signal: stop.signal, cache: "no-store" });
+      const r = await fetch(at("api/events"), { headers: headers(), signal: stop.signal, cache: "no-store" });
       if (r.status === 401 || r.status === 403) {
         await on.refused(r.status);
       } else if (r.ok) {
