@@ -12,7 +12,7 @@ VERSION     := $(shell git describe --always --dirty 2>/dev/null || echo unknown
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 CACHE       := $(CURDIR)/.cache
-WHEELS      := $(CACHE)/wheels
+WHEELS      := $(CURDIR)/bin/wheels
 FRONTENDS   := 1.37.11
 STATE       ?= $(CACHE)/run
 RUN_ARGS    ?=
@@ -20,7 +20,7 @@ RUN_ARGS    ?=
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
 .PHONY: all run test bench lint dist conformance wheels browser-wheels clean
-all: bin/comfyume-agent
+all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
 	@mkdir -p bin
@@ -38,18 +38,18 @@ wheels:
 browser-wheels:
 	@$(MAKE) --no-print-directory wheels FRONTENDS="1.37.11 1.45.21 1.58.1"
 
-run: all wheels
+run: all
 	@mkdir -p $(STATE)
 	@exec bin/comfyume-agent --dev --state-dir $(STATE) $(RUN_ARGS)
 
 test: all browser-wheels
 	@sh deploy/check.sh test
 
-bench: all wheels
+bench: all
 	@COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestBench' -v ./agent/doortest | grep -E '^[a-z0-9_]+ [a-z_0-9]+=' 
 	@$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./roles/... | grep -E '^Benchmark'
 
-conformance: all wheels
+conformance: all
 	@test -n "$(COMFYUI_URL)" || { echo "name the ComfyUI: make conformance COMFYUI_URL=http://127.0.0.1:8188"; exit 2; }
 	@COMFYUME_CONFORMANCE_URL=$(COMFYUI_URL) COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestConformance' -v ./agent/doortest
 

@@ -98,6 +98,7 @@ func (a *Agent) startGateway(ctx context.Context, r *roles) error {
 		Node: a.self.ID, Listener: a.door, Tables: a.machine, Propose: r.steward.Admit(), Watch: func() gateway.Watcher { return a.machine.Watch() },
 		Blobs: a.blobs, Subscribe: a.events.Subscribe, SignIn: sign, Frontend: r.files,
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
+		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
 		MaxWaiting: a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
 	})
 	if err != nil {

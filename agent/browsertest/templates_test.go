@@ -1,6 +1,7 @@
 package browsertest_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -39,8 +40,14 @@ var browserOnly = []string{"MarkdownNote", "Note", "Reroute", "PrimitiveNode"}
 
 var uuid = regexp.MustCompile(`^[0-9a-f]{8}-`)
 
-// lacking lists the node classes of a template that the server does not have.
-func lacking(t *testing.T, raw []byte, has map[string]json.RawMessage) []string {
+// needs are what a template asks of a server.
+type needs struct {
+	classes []string // that the server lacks
+	models  []string // chosen in a node that says where they come from
+}
+
+// lacking reads what a template needs and the server, which has no models at all, does not have.
+func lacking(t *testing.T, raw []byte, has map[string]json.RawMessage) needs {
 	t.Helper()
 	var g uiGraph
 	if err := json.Unmarshal(raw, &g); err != nil {
@@ -50,14 +57,20 @@ func lacking(t *testing.T, raw []byte, has map[string]json.RawMessage) []string 
 	for _, s := range g.Definitions.Subgraphs {
 		nodes = append(nodes, s.Nodes...)
 	}
-	var out []string
+	var out needs
 	for _, n := range nodes {
-		if has[n.Type] == nil && !uuid.MatchString(n.Type) && !slices.Contains(browserOnly, n.Type) && !slices.Contains(out, n.Type) {
-			out = append(out, n.Type)
+		if has[n.Type] == nil && !uuid.MatchString(n.Type) && !slices.Contains(browserOnly, n.Type) {
+			out.classes = append(out.classes, n.Type)
+		}
+		for _, m := range n.Properties.Models {
+			if m.URL != "" && strings.Contains(string(n.Values), `"`+m.Name+`"`) {
+				out.models = append(out.models, m.Name)
+			}
 		}
 	}
-	slices.Sort(out)
-	return out
+	slices.Sort(out.classes)
+	slices.Sort(out.models)
+	return needs{slices.Compact(out.classes), slices.Compact(out.models)}
 }
 
 // Each of the workshop's templates stands in the user's workflows, opens from there, and the frontend names the node classes
@@ -78,6 +91,11 @@ func TestWorkshopTemplatesOpenAndNameWhatIsMissing(t *testing.T) {
 			has := map[string]json.RawMessage{}
 			a.Client("user001").JSON(t, "GET", "/api/object_info", nil, &has)
 			p := visit(t, a, "user001", "prefix", version, "")
+			// The one that opened on the first visit has already said what it lacks: it says so once only.
+			first := p.ActiveWorkflow().Path
+			slices.SortStableFunc(files, func(a, b string) int {
+				return -cmp.Compare(strings.Count(first, filepath.Base(a)), strings.Count(first, filepath.Base(b)))
+			})
 			for _, file := range files {
 				t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) { openTemplate(t, p, file, version, has) })
 			}
@@ -87,23 +105,33 @@ func TestWorkshopTemplatesOpenAndNameWhatIsMissing(t *testing.T) {
 }
 
 func openTemplate(t *testing.T, p *browsertest.Page, file, version string, has map[string]json.RawMessage) {
+	t.Helper()
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.CloseDialogs()
-	p.OpenWorkflow(filepath.Base(file))
+	if p.ActiveWorkflow().Path != "workflows/"+filepath.Base(file) {
+		p.CloseDialogs()
+		p.OpenWorkflow(filepath.Base(file))
+	}
 	missing := lacking(t, raw, has)
-	if len(missing) > 0 {
+	if len(missing.classes) > 0 {
 		p.WaitDialog()
 		p.ShowErrors()
-		for _, class := range missing {
+		for _, class := range missing.classes {
 			p.WaitText(class)
+		}
+	}
+	// The newer frontends look for models only in nodes that the server has; this one reads the template alone.
+	if version == "1.37.11" {
+		for _, model := range missing.models {
+			p.WaitText(model)
 		}
 	}
 	name := strings.TrimSuffix(filepath.Base(file), ".json")
 	keep(p, version+"-template-"+name)
-	fmt.Printf("browser frontend=%s template=%s nodes=%d missing_classes=%d\n", version, name, len(p.Nodes()), len(missing))
+	fmt.Printf("browser frontend=%s template=%s nodes=%d missing_classes=%d missing_models=%d\n",
+		version, name, len(p.Nodes()), len(missing.classes), len(missing.models))
 }
 
 // judgeTemplates leaves out what only tells that a model's size could not be asked for outside.

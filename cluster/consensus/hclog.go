@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -33,6 +34,9 @@ func level(l hclog.Level) slog.Level {
 }
 
 func (h *hlog) Log(l hclog.Level, msg string, args ...any) {
+	if strings.HasPrefix(msg, "heartbeat timeout reached") {
+		l = hclog.Info // every start of a node says so; who leads is told elsewhere
+	}
 	for i, a := range args { // hclog's own formatting helpers are not slog values
 		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
 			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)

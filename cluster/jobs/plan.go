@@ -241,7 +241,10 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 		note := func(j *Job) { j.Strikes, j.Reason, j.Tried = strikes, reason, tried }
 		switch {
 		case j.State == Cancelling:
-			t.end(j, Cancelled, now, note)
+			t.end(j, Cancelled, now, func(j *Job) {
+				note(j)
+				j.Hidden = j.Started == 0 // as if it had been cancelled while it waited
+			})
 		case strikes >= MaxStrikes:
 			t.end(j, Failed, now, func(j *Job) {
 				note(j)

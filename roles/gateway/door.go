@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/valyala/fasthttp"
 
@@ -183,7 +185,7 @@ func rawPath(ctx *fasthttp.RequestCtx) string {
 }
 
 // sanePath refuses what no client of ours sends: dot segments in any encoding,
-// backslashes, control characters, broken escapes.
+// backslashes, control characters, broken escapes, text that is not UTF-8.
 func sanePath(raw string) bool {
 	if !strings.HasPrefix(raw, "/") || len(raw) > 8192 {
 		return false
@@ -198,7 +200,9 @@ func sanePath(raw string) bool {
 		if err != nil {
 			return decoded > 0 // a literal % in a name is fine, a broken escape is not
 		}
-		raw = next
+		if raw = next; !utf8.ValidString(raw) {
+			return false
+		}
 	}
 	return true
 }
@@ -222,11 +226,19 @@ func (g *Gateway) splitPrefix(raw string) (prefix, rest string) {
 	return "/" + first, "/" + tail
 }
 
+// badRequest answers what never became a request.
 func (g *Gateway) badRequest(ctx *fasthttp.RequestCtx, err error) {
 	setHeaders(ctx)
-	if strings.Contains(err.Error(), "too large") || strings.Contains(err.Error(), "size") {
+	var header *fasthttp.ErrSmallBuffer
+	var late interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		fail(ctx, cluster.Errorf(cluster.TooLarge, "This request is too large."))
-		return
+	case errors.As(err, &header):
+		plain(ctx, fasthttp.StatusRequestHeaderFieldsTooLarge, "431: Request Header Fields Too Large")
+	case errors.As(err, &late) && late.Timeout():
+		plain(ctx, fasthttp.StatusRequestTimeout, "408: Request Timeout")
+	default:
+		plain(ctx, fasthttp.StatusBadRequest, "400: Bad Request")
 	}
-	plain(ctx, fasthttp.StatusBadRequest, "400: Bad Request")
 }

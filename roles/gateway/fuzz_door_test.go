@@ -19,6 +19,13 @@ import (
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
+// as is the same world for another test: a fuzz target may not use its parent's.
+func (w *world) as(t testing.TB) *world {
+	c := *w
+	c.t = t
+	return &c
+}
+
 // rows are the bytes of all tables.
 func (w *world) rows() []byte {
 	w.t.Helper()
@@ -48,10 +55,10 @@ func serverError(a answer) bool {
 // FuzzPath: whatever stands in a request line, reading changes nothing, shows
 // nothing of another user and is never a defect of ours.
 func FuzzPath(f *testing.F) {
-	w := open(f, options{visited: true})
-	w.do(&files.PutDoc{User: bob, Path: "workflows/b.json", Data: []byte("canary of bob")})
-	ref := w.put([]byte("canary of bob"))
-	w.do(&files.PutInput{User: bob, Place: files.Place{Area: files.Input, Name: "canary of bob.png"}, Ref: ref, Size: 13})
+	base := open(f, options{visited: true})
+	base.do(&files.PutDoc{User: bob, Path: "workflows/b.json", Data: []byte("canary of bob")})
+	ref := base.put([]byte("canary of bob"))
+	base.do(&files.PutInput{User: bob, Place: files.Place{Area: files.Input, Name: "canary of bob.png"}, Ref: ref, Size: 13})
 	for _, s := range []string{
 		"/", "", "*", "/..", "/../..", "//", "/user001", "/user001/", "/user002/", "/user001/../user002/", "/user001/%2e%2e/user002/api/history",
 		"/%75ser002/", "/user001//user002/userdata?dir=workflows", "/userdata/..%2f..%2fb.json", "/userdata/%2e%2e%2Fx", "/userdata/%252e%252e%252fb.json",
@@ -67,8 +74,9 @@ func FuzzPath(f *testing.F) {
 	f.Add("PUT", "/userdata/x")
 	f.Add("OPTIONS", "/prompt")
 	f.Add("PATCH", "/internal/logs/subscribe")
-	before := w.rows()
+	before := base.rows()
 	f.Fuzz(func(t *testing.T, method, target string) {
+		w := base.as(t)
 		switch method {
 		case "GET", "HEAD", "PUT", "OPTIONS", "PATCH":
 		default:
@@ -98,7 +106,7 @@ func FuzzPath(f *testing.F) {
 // FuzzPrompt: any body is refused in ComfyUI's shape or queued, and what was
 // queued can be listed.
 func FuzzPrompt(f *testing.F) {
-	w := open(f, options{visited: true})
+	base := open(f, options{visited: true})
 	for _, s := range []string{
 		"", "{", "[]", "null", `{"prompt":{}}`, `{"prompt":null}`, `{"prompt":` + graph("x") + `}`, `{"prompt":` + graph("x") + `,"extra_data":null,"prompt_id":null,"client_id":null,"number":"x","front":[]}`,
 		`{"prompt":` + graph("x") + `,"prompt_id":"A.b-c_1","number":-1e308,"front":true,"partial_execution_targets":["9"]}`,
@@ -111,6 +119,7 @@ func FuzzPrompt(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		w := base.as(t)
 		r, err := w.gw.Submit(t.Context(), ann, body)
 		if err != nil {
 			var refused *comfy.PromptError
@@ -142,18 +151,21 @@ func FuzzPrompt(f *testing.F) {
 
 // FuzzSettings: whatever is accepted, the page still loads its settings.
 func FuzzSettings(f *testing.F) {
-	w := open(f, options{visited: true})
+	base := open(f, options{visited: true})
 	f.Add("/settings", []byte(`{"a":1,"b":{"c":[null]}}`))
 	f.Add("/settings", []byte(`{"a":NaN}`))
 	f.Add("/settings", []byte(`{"a":{"b":Infinity}}`))
 	f.Add("/settings", []byte("{\"a\\u0000\":\"\xff\"}"))
 	f.Add("/settings", []byte(`{"a":1,"a":2}`))
 	f.Add("/settings", []byte(`{"":1}`))
+	f.Add("/settings", []byte("{\"\xff\":1}"))
+	f.Add("/settings", []byte(`{"\ud800":1}`))
 	f.Add("/settings/a", []byte(`"x"`))
 	f.Add("/settings/a", []byte(`NaN`))
 	f.Add("/settings/a", []byte(` 1 `))
 	f.Add("/settings/%ff", []byte(`1`))
 	f.Fuzz(func(t *testing.T, target string, body []byte) {
+		w := base.as(t)
 		if !strings.HasPrefix(target, "/settings") || strings.ContainsAny(target, " \r\n\t") {
 			return
 		}
@@ -168,7 +180,7 @@ func FuzzSettings(f *testing.F) {
 
 // FuzzUpload: a broken form is refused, never a defect of ours.
 func FuzzUpload(f *testing.F) {
-	w := open(f, options{visited: true})
+	base := open(f, options{visited: true})
 	form := func(head, body string) []byte {
 		return []byte("--b\r\nContent-Disposition: form-data; name=\"image\"; " + head + "\r\n\r\n" + body + "\r\n--b--\r\n")
 	}
@@ -180,8 +192,10 @@ func FuzzUpload(f *testing.F) {
 	f.Add("/upload/image", form(`filename*=UTF-8''%2e%2e%2fa`, "x"))
 	f.Add("/upload/image", []byte("--b\r\n\r\n"))
 	f.Add("/upload/image", []byte{})
+	f.Add("/upload/image", form("filename=\"\xff.png\"", "x"))
 	f.Add("/upload/mask", form(`filename="a.png"`, "x"))
 	f.Fuzz(func(t *testing.T, target string, body []byte) {
+		w := base.as(t)
 		if target != "/upload/image" && target != "/upload/mask" {
 			return
 		}
@@ -202,13 +216,14 @@ func FuzzUpload(f *testing.F) {
 
 // FuzzRange: a partial answer is as long as it says and within the file.
 func FuzzRange(f *testing.F) {
-	w := open(f, options{visited: true})
+	base := open(f, options{visited: true})
 	const size = 1000
-	w.do(&files.PutInput{User: ann, Place: files.Place{Area: files.Input, Name: "v.mp4"}, Ref: w.put(bytes.Repeat([]byte("v"), size)), Size: size})
-	for _, s := range []string{"bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0", "bytes=999-", "bytes=1000-", "bytes=5-2", "bytes=0-9999999999999999999", "bytes=a-b", "bytes=--1", "bytes=1-2,4-5", "items=0-1", "bytes= 1 - 2 ", "bytes=", "bytes=-9223372036854775808"} {
+	base.do(&files.PutInput{User: ann, Place: files.Place{Area: files.Input, Name: "v.mp4"}, Ref: base.put(bytes.Repeat([]byte("v"), size)), Size: size})
+	for _, s := range []string{"bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0", "bytes=999-", "bytes=1000-", "bytes=5-2", "bytes=0-9999999999999999999", "bytes=a-b", "bytes=--1", "bytes=1-2,4-5", "items=0-1", "bytes= 1 - 2 ", "bytes=", "bytes=-9223372036854775808", "\x01"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
+		w := base.as(t)
 		if strings.ContainsAny(header, "\r\n\x00") {
 			return
 		}
@@ -234,7 +249,7 @@ func FuzzRange(f *testing.F) {
 // FuzzSocket: whatever a page says, it is answered or cut off, and the door
 // lives.
 func FuzzSocket(f *testing.F) {
-	w := open(f, options{visited: true})
+	base := open(f, options{visited: true})
 	f.Add(true, []byte(`{"type":"feature_flags","data":{"supports_preview_metadata":true}}`))
 	f.Add(true, []byte(`{"type":"feature_flags","data":[1]}`))
 	f.Add(true, []byte(`{"type":"feature_flags"}`))
@@ -244,6 +259,7 @@ func FuzzSocket(f *testing.F) {
 	f.Add(true, bytes.Repeat([]byte("["), 100_000))
 	f.Add(true, bytes.Repeat([]byte("x"), 2<<20))
 	f.Fuzz(func(t *testing.T, text bool, said []byte) {
+		w := base.as(t)
 		conn, _, err := w.dial(ann, "/ws?clientId=tab")
 		if err != nil {
 			t.Fatal(err)

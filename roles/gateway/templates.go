@@ -101,7 +101,7 @@ func (t *templates) choose(first string) error {
 		t.first = first
 		return nil
 	}
-	for _, name := range append([]string{"flux2_klein_9b_text_to_image.json"}, t.names...) {
+	for _, name := range append([]string{"flux2_klein_9b_text_to_image.json", "first_picture.json"}, t.names...) {
 		stem := strings.TrimSuffix(name, ".json")
 		if one := t.byName[name]; one != nil && len(one.needs.classes) > 0 && templateName.MatchString(stem) {
 			t.first = stem
