@@ -17,7 +17,7 @@ func NewLogger(cfg *Config, w io.Writer) *slog.Logger {
 	terminal := isFile && term.IsTerminal(int(f.Fd()))
 	switch {
 	case cfg.LogFormat == "auto" && terminal:
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: cfg.LogLevel, TimeFormat: time.TimeOnly, NoColor: os.Getenv("NO_COLOR") != ""}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: cfg.LogLevel, TimeFormat: time.TimeOnly, NoColor: os.Getenv("NO_COLOR") != ""}))
 	case cfg.LogFormat == "text":
 		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	}

@@ -99,7 +99,7 @@ func (a *Agent) startGateway(ctx context.Context, r *roles) error {
 		Blobs: a.blobs, Subscribe: a.events.Subscribe, SignIn: sign, Frontend: r.files,
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
-		MaxWaiting: a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
+		MaxWaiting:   a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
 	})
 	if err != nil {
 		return err

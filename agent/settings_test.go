@@ -56,8 +56,10 @@ func TestTableIsComplete(t *testing.T) {
 			t.Errorf("the secret %s has a default", s.Name)
 		}
 	}
-	for _, name := range []string{"roles", "state-dir", "gateway-listen", "site-listen", "dev", "comfyui-url", "templates", "default-template", "frontend-version",
-		"frontend-wheel", "frontend-sha256", "package-index", "num-users", "user-prefix", "htpasswd", "max-queue-depth", "max-body", "env-file", "log-level", "log-format", "hostname", "grace", "wheel-dir"} {
+	for _, name := range []string{
+		"roles", "state-dir", "gateway-listen", "site-listen", "dev", "comfyui-url", "templates", "default-template", "frontend-version",
+		"frontend-wheel", "frontend-sha256", "package-index", "num-users", "user-prefix", "htpasswd", "max-queue-depth", "max-body", "env-file", "log-level", "log-format", "hostname", "grace", "wheel-dir",
+	} {
 		if !names[name] {
 			t.Errorf("the setting %s is missing", name)
 		}

@@ -84,7 +84,7 @@ func (b *batcher) run(ctx context.Context) {
 	for {
 		var batch []proposal
 		if next != nil {
-			batch, next = append(batch, *next), nil
+			batch = append(batch, *next)
 		} else {
 			select {
 			case p := <-b.in:

@@ -68,6 +68,7 @@ func (h *hlog) GetLevel() hclog.Level               { return hclog.Warn }
 func (h *hlog) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
 	return log.New(h.StandardWriter(nil), "", 0)
 }
+
 func (h *hlog) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
 	return lineWriter{h}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -98,7 +99,7 @@ func (l *Log) open() (err error) {
 		BoltOptions:             &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
 		MsgpackUseNewTimeFormat: true,
 	})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return cluster.Errorf(cluster.Conflict, "%s is in use: another comfyume-agent runs with this state folder. Stop it, or give this one its own --state-dir.", l.cfg.Dir)
 	}
 	if err != nil {

@@ -81,10 +81,20 @@ type PutOutputs struct {
 	Outputs []NewOutput      `cbor:"5,keyasint"`
 }
 
-// Kind numbers.
-func (PutDoc) Kind() cluster.Kind      { return KindPutDoc }
-func (DeleteDoc) Kind() cluster.Kind   { return KindDeleteDoc }
-func (MoveDoc) Kind() cluster.Kind     { return KindMoveDoc }
+// Kind of PutDoc.
+func (PutDoc) Kind() cluster.Kind { return KindPutDoc }
+
+// Kind of DeleteDoc.
+func (DeleteDoc) Kind() cluster.Kind { return KindDeleteDoc }
+
+// Kind of MoveDoc.
+func (MoveDoc) Kind() cluster.Kind { return KindMoveDoc }
+
+// Kind of PutSettings.
 func (PutSettings) Kind() cluster.Kind { return KindPutSettings }
-func (PutInput) Kind() cluster.Kind    { return KindPutInput }
-func (PutOutputs) Kind() cluster.Kind  { return KindPutOutputs }
+
+// Kind of PutInput.
+func (PutInput) Kind() cluster.Kind { return KindPutInput }
+
+// Kind of PutOutputs.
+func (PutOutputs) Kind() cluster.Kind { return KindPutOutputs }

@@ -120,14 +120,32 @@ type Release struct {
 	Secrets cluster.NodeID `cbor:"2,keyasint"`
 }
 
-// Kind numbers.
-func (Submit) Kind() cluster.Kind  { return KindSubmit }
-func (Assign) Kind() cluster.Kind  { return KindAssign }
+// Kind of Submit.
+func (Submit) Kind() cluster.Kind { return KindSubmit }
+
+// Kind of Assign.
+func (Assign) Kind() cluster.Kind { return KindAssign }
+
+// Kind of Started.
 func (Started) Kind() cluster.Kind { return KindStarted }
+
+// Kind of GpuDone.
 func (GpuDone) Kind() cluster.Kind { return KindGpuDone }
-func (Finish) Kind() cluster.Kind  { return KindFinish }
+
+// Kind of Finish.
+func (Finish) Kind() cluster.Kind { return KindFinish }
+
+// Kind of Requeue.
 func (Requeue) Kind() cluster.Kind { return KindRequeue }
-func (Cancel) Kind() cluster.Kind  { return KindCancel }
-func (Forget) Kind() cluster.Kind  { return KindForget }
-func (Hold) Kind() cluster.Kind    { return KindHold }
+
+// Kind of Cancel.
+func (Cancel) Kind() cluster.Kind { return KindCancel }
+
+// Kind of Forget.
+func (Forget) Kind() cluster.Kind { return KindForget }
+
+// Kind of Hold.
+func (Hold) Kind() cluster.Kind { return KindHold }
+
+// Kind of Release.
 func (Release) Kind() cluster.Kind { return KindRelease }

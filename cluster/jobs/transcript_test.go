@@ -107,8 +107,10 @@ func command(verb string, ids []jobs.ID, args map[string]string) (cluster.Comman
 	switch verb {
 	case "submit":
 		limit, _ := strconv.ParseUint(args["limit"], 10, 64)
-		return &jobs.Submit{ID: id, BodyHash: "h" + args["body"], Body: []byte("b" + args["body"]), Priority: jobs.Normal,
-			Front: args["front"] == "yes", APINodes: args["api"] == "yes", MaxWaiting: limit}, nil
+		return &jobs.Submit{
+			ID: id, BodyHash: "h" + args["body"], Body: []byte("b" + args["body"]), Priority: jobs.Normal,
+			Front: args["front"] == "yes", APINodes: args["api"] == "yes", MaxWaiting: limit,
+		}, nil
 	case "assign":
 		return &jobs.Assign{Lease: lease}, nil
 	case "started":

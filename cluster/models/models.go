@@ -39,8 +39,10 @@ type ForgetWorker struct {
 	ID cluster.WorkerID `cbor:"1,keyasint"`
 }
 
-// Kind numbers.
-func (PutWorker) Kind() cluster.Kind    { return KindPutWorker }
+// Kind of PutWorker.
+func (PutWorker) Kind() cluster.Kind { return KindPutWorker }
+
+// Kind of ForgetWorker.
 func (ForgetWorker) Kind() cluster.Kind { return KindForgetWorker }
 
 // Table holds the rows. Not safe for concurrent use: state.Machine locks.

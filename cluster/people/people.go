@@ -50,10 +50,14 @@ type Visit struct {
 // KindVisit is Visit's kind.
 const KindVisit cluster.Kind = 302
 
-// Kind numbers.
-func (Put) Kind() cluster.Kind     { return KindPut }
+// Kind of Put.
+func (Put) Kind() cluster.Kind { return KindPut }
+
+// Kind of Disable.
 func (Disable) Kind() cluster.Kind { return KindDisable }
-func (Visit) Kind() cluster.Kind   { return KindVisit }
+
+// Kind of Visit.
+func (Visit) Kind() cluster.Kind { return KindVisit }
 
 // Table holds the rows. Not safe for concurrent use: state.Machine locks.
 type Table struct {

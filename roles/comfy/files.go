@@ -50,7 +50,7 @@ func RewriteOutputFiles(raw json.RawMessage, fn func(key string, i int, item Fil
 				edits = append(edits, edit{s.start, s.end, quote(name[1])})
 			}
 			if hostPath(s.key) {
-				edits = append(edits, cut(raw, fields, i))
+				edits = append(edits, cut(fields, i))
 			}
 		}
 		return nil
@@ -69,7 +69,7 @@ func hostPath(key string) bool { return key == "abs_path" || key == "fullpath" }
 // item always has its three names. A cut reaches from the end of the member
 // before to its own end, or, when all before it are cut as well, up to the
 // beginning of the next.
-func cut(raw []byte, fields []span, i int) edit {
+func cut(fields []span, i int) edit {
 	first := true
 	for _, s := range fields[:i] {
 		first = first && hostPath(s.key)

@@ -15,8 +15,10 @@ func TestFrameLayouts(t *testing.T) {
 	}{
 		{"preview", comfy.NewPreview(comfy.FormatPNG, []byte("PIC")), "\x00\x00\x00\x01\x00\x00\x00\x02PIC"},
 		{"text", comfy.NewText("12:3", "half"), "\x00\x00\x00\x03\x00\x00\x00\x0412:3half"},
-		{"metadata", comfy.NewPreviewMetadata(comfy.PreviewMeta{NodeID: "3", PromptID: "p", DisplayNodeID: "3", RealNodeID: "3"}, []byte("PIC")),
-			"\x00\x00\x00\x04\x00\x00\x00\x7c" + `{"node_id":"3","prompt_id":"p","display_node_id":"3","parent_node_id":null,"real_node_id":"3","image_type":"image/jpeg"}` + "PIC"},
+		{
+			"metadata", comfy.NewPreviewMetadata(comfy.PreviewMeta{NodeID: "3", PromptID: "p", DisplayNodeID: "3", RealNodeID: "3"}, []byte("PIC")),
+			"\x00\x00\x00\x04\x00\x00\x00\x7c" + `{"node_id":"3","prompt_id":"p","display_node_id":"3","parent_node_id":null,"real_node_id":"3","image_type":"image/jpeg"}` + "PIC",
+		},
 	} {
 		if c.name == "metadata" {
 			c.want = c.want[:7] + string(rune(len(c.f.Meta))) + c.want[8:]

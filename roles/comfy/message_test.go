@@ -44,10 +44,14 @@ func TestMessagesOnTheWire(t *testing.T) {
 func TestMessageNamesItsPrompt(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"top", `{"type":"executing","data":{"node":"3", "prompt_id": "old", "x":1.0}}`, `{"type":"executing","data":{"node":"3", "prompt_id": "new<1>", "x":1.0}}`},
-		{"progress_state in two places", `{"type":"progress_state","data":{"prompt_id":"old","nodes":{"1":{"value":18446744073709551615,"prompt_id":"old"},"2":{"prompt_id":"old","z":[]}}}}`,
-			`{"type":"progress_state","data":{"prompt_id":"new<1>","nodes":{"1":{"value":18446744073709551615,"prompt_id":"new<1>"},"2":{"prompt_id":"new<1>","z":[]}}}}`},
-		{"not inside other data", `{"type":"executed","data":{"prompt_id":"old","output":{"prompt_id":"mine"},"nodes":{"1":{"prompt_id":"mine"}}}}`,
-			`{"type":"executed","data":{"prompt_id":"new<1>","output":{"prompt_id":"mine"},"nodes":{"1":{"prompt_id":"mine"}}}}`},
+		{
+			"progress_state in two places", `{"type":"progress_state","data":{"prompt_id":"old","nodes":{"1":{"value":18446744073709551615,"prompt_id":"old"},"2":{"prompt_id":"old","z":[]}}}}`,
+			`{"type":"progress_state","data":{"prompt_id":"new<1>","nodes":{"1":{"value":18446744073709551615,"prompt_id":"new<1>"},"2":{"prompt_id":"new<1>","z":[]}}}}`,
+		},
+		{
+			"not inside other data", `{"type":"executed","data":{"prompt_id":"old","output":{"prompt_id":"mine"},"nodes":{"1":{"prompt_id":"mine"}}}}`,
+			`{"type":"executed","data":{"prompt_id":"new<1>","output":{"prompt_id":"mine"},"nodes":{"1":{"prompt_id":"mine"}}}}`,
+		},
 		{"none", `{"type":"status","data":{"status":{}}}`, `{"type":"status","data":{"status":{}}}`},
 		{"no object", `{"type":"x","data":[1]}`, `{"type":"x","data":[1]}`},
 	} {

@@ -111,8 +111,10 @@ func (v *validation) replaced(class string) bool {
 func (v *validation) check(id string) *verdict {
 	if d, ok := v.done[id]; ok {
 		if d.busy {
-			return &verdict{errors: []ErrorDetail{{Type: "dependency_cycle", Message: "Dependency cycle detected",
-				Details: fmt.Sprintf("Node ID '#%s' needs its own result", id)}}}
+			return &verdict{errors: []ErrorDetail{{
+				Type: "dependency_cycle", Message: "Dependency cycle detected",
+				Details: fmt.Sprintf("Node ID '#%s' needs its own result", id),
+			}}}
 		}
 		return d
 	}

@@ -125,7 +125,7 @@ func (d *desk) serve(h http.Handler, req *http.Request) *bridge {
 				return
 			}
 			w.WriteHeader(http.StatusInternalServerError) // too late if it had begun
-			if p != http.ErrAbortHandler {
+			if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 				d.log.Error("the dashboard panicked", "path", req.URL.Path, "panic", p, "stack", string(debug.Stack()))
 			}
 		}()

@@ -52,7 +52,7 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	ctx.SetUserValue(userKey, id.User)
 	switch {
 	case rest == "" && prefix != "":
-		redirect(ctx, prefix+"/", fasthttp.StatusPermanentRedirect)
+		redirect(ctx, prefix+"/"+query(ctx), fasthttp.StatusPermanentRedirect)
 		return
 	case raw == "/admin" || strings.HasPrefix(raw, "/admin/"):
 		g.admin(ctx, raw, id)
@@ -182,6 +182,14 @@ func rawPath(ctx *fasthttp.RequestCtx) string {
 		return "/"
 	}
 	return raw
+}
+
+// query is the request's query with its question mark, as it came.
+func query(ctx *fasthttp.RequestCtx) string {
+	if q := ctx.URI().QueryString(); len(q) > 0 {
+		return "?" + string(q)
+	}
+	return ""
 }
 
 // sanePath refuses what no client of ours sends: dot segments in any encoding,

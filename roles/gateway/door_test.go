@@ -29,7 +29,7 @@ func TestDoor(t *testing.T) {
 	if counts["waiting"] != 1 || counts["running"] != 0 || len(counts) != 4 {
 		t.Errorf("counts %v", counts)
 	}
-	for target, to := range map[string]string{"/user001": "/user001/", "/admin": "/admin/"} {
+	for target, to := range map[string]string{"/user001": "/user001/", "/user001?template=a&source=b": "/user001/?template=a&source=b", "/admin": "/admin/"} {
 		user := ann
 		if target == "/admin" {
 			user = boss

@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -94,6 +95,7 @@ type Gateway struct {
 	problems  *problems
 	histories *histories
 	desk      *desk
+	pictures  sync.Mutex // one is unpacked at a time: a large one takes hundreds of MB
 }
 
 // New makes a Gateway. It listens on nothing before Run.

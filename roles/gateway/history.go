@@ -225,10 +225,10 @@ func terminalOf(j *jobs.Job, e *comfy.HistoryEntry) comfy.Message {
 			}
 		}
 	}
-	switch {
-	case j.State == jobs.Done:
+	switch j.State {
+	case jobs.Done:
 		return comfy.ExecutionSuccess(j.ID.Prompt, j.Ended)
-	case j.State == jobs.Cancelled:
+	case jobs.Cancelled:
 		return comfy.ExecutionInterrupted(comfy.InterruptedData{PromptID: j.ID.Prompt, Timestamp: j.Ended})
 	}
 	d := comfy.ExecutionErrorData{PromptID: j.ID.Prompt, ExceptionType: "worker_lost", ExceptionMessage: "The job failed.", Timestamp: j.Ended}

@@ -100,6 +100,18 @@ func TestNumbersRise(t *testing.T) {
 	}
 }
 
+// entry is one finished prompt as a page reads it.
+type entry struct {
+	Prompt  []json.RawMessage
+	Outputs map[string]json.RawMessage
+	Status  struct {
+		Text      string `json:"status_str"`
+		Completed bool
+		Messages  [][]json.RawMessage
+	}
+	Meta map[string]json.RawMessage
+}
+
 // What a history entry holds: the user's own prompt to the byte, outputs, and how it went.
 func TestHistoryEntries(t *testing.T) {
 	w := open(t, options{visited: true})
@@ -118,16 +130,6 @@ func TestHistoryEntries(t *testing.T) {
 	}
 	w.submit(ann, "c", "unran")
 	w.post(ann, "/queue", `{"delete":["unran"]}`).want(t, 200)
-	type entry struct {
-		Prompt  []json.RawMessage
-		Outputs map[string]json.RawMessage
-		Status  struct {
-			Text      string `json:"status_str"`
-			Completed bool
-			Messages  [][]json.RawMessage
-		}
-		Meta map[string]json.RawMessage
-	}
 	var all map[string]entry
 	a := w.get(ann, "/user001/api/history").want(t, 200)
 	a.json(t, &all)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -135,16 +136,19 @@ func (h *hub) join(s *sock) bool {
 	return true
 }
 
-// replay gives a page the present state of its running jobs and the ends it missed.
+// replay gives a page the present state of its running jobs and the ends it
+// missed. A job whose end is about to be told counts as running.
 func (h *hub) replay(a *audience, s *sock) {
 	var running []jobs.Job
 	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
-		for _, j := range t.Open(s.user) {
-			if j.ClientID == s.client && executing(&j) && j.Started > 0 {
+		running = slices.DeleteFunc(t.Open(s.user), func(j jobs.Job) bool { return !executing(&j) || j.Started == 0 })
+		for prompt := range a.live {
+			if j, ok := t.Job(jobs.ID{User: s.user, Prompt: prompt}); ok && j.State.Ended() {
 				running = append(running, j)
 			}
 		}
 	})
+	running = slices.DeleteFunc(running, func(j jobs.Job) bool { return j.ClientID != s.client })
 	for _, p := range a.late[s.client] {
 		if h.g.cfg.Now().Sub(p.at) < keepLate {
 			for _, f := range p.frames {

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
+	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/comfy"
@@ -64,9 +66,7 @@ func TestTwoWorkers(t *testing.T) {
 	if d := cmp.Diff(before, classes()); d != "" {
 		t.Errorf("unreadable descriptions changed what is served: %s", d)
 	}
-	for _, id := range []cluster.WorkerID{"gpu/0", "gpu/1", "gpu/2", "gpu/3"} {
-		w.do(&models.ForgetWorker{ID: id})
-	}
+	w.do(&models.ForgetWorker{ID: "gpu/0"}, &models.ForgetWorker{ID: "gpu/1"}, &models.ForgetWorker{ID: "gpu/2"}, &models.ForgetWorker{ID: "gpu/3"})
 	w.submit(bob, "tab", "p") // and what was validated before is valid still
 	if d := cmp.Diff(before, classes()); d != "" {
 		t.Errorf("without workers the pages lose their nodes: %s", d)
@@ -92,8 +92,49 @@ func TestFirstRequestAfterARestart(t *testing.T) {
 	p.waitFor("executing p1 null")
 }
 
+// slowStore holds up the next read once it is armed.
+type slowStore struct {
+	blob.Store
+	armed   chan struct{} // one token
+	reached chan struct{}
+	release chan struct{}
+}
+
+func (s *slowStore) Open(ctx context.Context, ref cluster.Ref) (blob.File, error) {
+	select {
+	case <-s.armed:
+		close(s.reached)
+		<-s.release
+	default:
+	}
+	return s.Store.Open(ctx, ref)
+}
+
+// TestArrivingAtTheEnd: a page that connects when its job has ended and the end
+// is not told yet hears the beginning and the end, each once.
+func TestArrivingAtTheEnd(t *testing.T) {
+	w := open(t, options{visited: true})
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	slow := &slowStore{Store: w.blobs, armed: make(chan struct{}, 1), reached: make(chan struct{}), release: make(chan struct{})}
+	w.reopen(t, func(c *gateway.Config) { c.Blobs = slow })
+	w.submit(ann, "tab1", "p1")
+	s := w.assign(ann, "p1").begin()
+	slow.armed <- struct{}{}
+	s.end(jobs.Done, "{}", comfy.ExecutionSuccess("p1", 2), nil)
+	within(t, "the end is being told", slow.reached)
+	p := w.page(ann, "tab1")
+	p.waitFor("execution_cached p1")
+	close(slow.release)
+	p.waitFor("executing p1 null")
+	if d := cmp.Diff([]string{"execution_start p1", "execution_cached p1", "execution_success p1", "executing p1 null"}, about(p.all(), "p1")); d != "" {
+		t.Error(d)
+	}
+}
+
 // reopen starts a new door over the same tables.
-func (w *world) reopen(t *testing.T) {
+func (w *world) reopen(t *testing.T, with ...func(*gateway.Config)) {
 	t.Helper()
 	sign, err := signin.New(signin.Config{
 		Person: func(u cluster.User) (p people.Person, ok bool) {
@@ -110,13 +151,16 @@ func (w *world) reopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.addr = l.Addr().String()
-	w.gw, err = gateway.New(gateway.Config{
+	cfg := gateway.Config{
 		Node: "mello", Listener: l, Tables: w.machine, Propose: w.propose, Watch: func() gateway.Watcher { return w.machine.Watch() },
 		Blobs: w.blobs, Subscribe: w.events.Subscribe, SignIn: sign, Frontend: pageFiles(t),
 		Admin:  func(string) http.Handler { return http.NotFoundHandler() },
 		Health: func() (int, []byte) { return 200, []byte(`{}`) }, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
+	}
+	for _, f := range with {
+		f(&cfg)
+	}
+	if w.gw, err = gateway.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -194,16 +194,16 @@ func pick(names []string, flag string) []string {
 	for _, n := range names {
 		ctype, _ := mediaType(n)
 		kind, _, _ := strings.Cut(ctype, "/")
-		switch {
-		case flag == "image_upload" || flag == "animated_image_upload":
+		switch flag {
+		case "image_upload", "animated_image_upload":
 			if kind != "image" {
 				continue
 			}
-		case flag == "video_upload":
+		case "video_upload":
 			if kind != "video" && path.Ext(n) != ".gif" {
 				continue
 			}
-		case flag == "audio_upload":
+		case "audio_upload":
 			if kind != "audio" && kind != "video" {
 				continue
 			}

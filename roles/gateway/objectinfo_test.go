@@ -120,6 +120,11 @@ func TestWhatPagesAsk(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A page opens whatever the worker is, or before there was one.
+func TestSystemAndRefusals(t *testing.T) {
+	w := open(t, options{visited: true})
 	var s struct {
 		System struct {
 			Version  string   `json:"comfyui_version"`

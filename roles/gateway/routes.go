@@ -25,7 +25,11 @@ const maxSettings = 300 << 10
 // from the caller's own rows only. Each exists with and without /api before it
 // unless its pattern has it. A test tries each as every kind of stranger.
 func (g *Gateway) table() []route {
-	body := int64(g.cfg.MaxBody)
+	return slices.Concat(g.userRoutes(int64(g.cfg.MaxBody)), g.serverRoutes(), g.refusedRoutes())
+}
+
+// userRoutes are about what the user has and does.
+func (g *Gateway) userRoutes(body int64) []route {
 	return []route{
 		{"GET", "/", 0, g.home},
 		{"GET", "/ws", 0, g.socket},
@@ -66,7 +70,12 @@ func (g *Gateway) table() []route {
 		{"HEAD", "/view", 0, g.view},
 		{"POST", "/upload/image", g.cfg.MaxUpload, g.uploadImage},
 		{"POST", "/upload/mask", g.cfg.MaxUpload, g.uploadMask},
+	}
+}
 
+// serverRoutes are about what this ComfyUI can do.
+func (g *Gateway) serverRoutes() []route {
+	return []route{
 		{"GET", "/object_info", 0, g.objectInfo},
 		{"GET", "/object_info/{class}", 0, g.objectInfoOf},
 		{"GET", "/embeddings", 0, g.embeddings},
@@ -88,35 +97,23 @@ func (g *Gateway) table() []route {
 
 		{"GET", "/internal/logs", 0, g.logs},
 		{"GET", "/internal/logs/raw", 0, g.logsRaw},
-		{"PATCH", "/internal/logs/subscribe", body, g.accepted},
+		{"PATCH", "/internal/logs/subscribe", 0, g.accepted},
 		{"GET", "/internal/folder_paths", 0, g.emptyObject},
 		{"GET", "/internal/files/{type}", 0, g.internalFiles},
-
-		{"GET", "/api/assets", 0, g.assetsOff},
-		{"GET", "/api/assets/{rest...}", 0, g.assetsOff},
-		{"POST", "/api/assets", body, g.assetsOff},
-		{"POST", "/api/assets/{rest...}", body, g.assetsOff},
-		{"HEAD", "/api/assets/{rest...}", 0, g.assetsOff},
-		{"PUT", "/api/assets/{rest...}", body, g.assetsOff},
-		{"DELETE", "/api/assets/{rest...}", body, g.assetsOff},
-		{"GET", "/api/tags", 0, g.assetsOff},
-
-		// The Manager installs code; participants propose, the instructor decides.
-		{"GET", "/manager/{rest...}", 0, g.noManager},
-		{"POST", "/manager/{rest...}", body, g.noManager},
-		{"GET", "/v2/manager/{rest...}", 0, g.noManager},
-		{"POST", "/v2/manager/{rest...}", body, g.noManager},
-		{"GET", "/v2/customnode/{rest...}", 0, g.noManager},
-		{"POST", "/v2/customnode/{rest...}", body, g.noManager},
-		{"GET", "/v2/snapshot/{rest...}", 0, g.noManager},
-		{"POST", "/v2/snapshot/{rest...}", body, g.noManager},
-		{"GET", "/customnode/{rest...}", 0, g.noManager},
-		{"POST", "/customnode/{rest...}", body, g.noManager},
-		{"GET", "/snapshot/{rest...}", 0, g.noManager},
-		{"POST", "/snapshot/{rest...}", body, g.noManager},
-		{"GET", "/externalmodel/{rest...}", 0, g.noManager},
-		{"POST", "/externalmodel/{rest...}", body, g.noManager},
 	}
+}
+
+// refusedRoutes are known to pages and off in a workshop: assets, and the
+// Manager, which installs code.
+func (g *Gateway) refusedRoutes() []route {
+	out := []route{{"GET", "/api/assets", 0, g.assetsOff}, {"POST", "/api/assets", 0, g.assetsOff}, {"GET", "/api/tags", 0, g.assetsOff}}
+	for _, method := range []string{"GET", "POST", "HEAD", "PUT", "DELETE"} {
+		out = append(out, route{method, "/api/assets/{rest...}", 0, g.assetsOff})
+	}
+	for _, folder := range []string{"/manager", "/v2/manager", "/v2/customnode", "/v2/snapshot", "/customnode", "/snapshot", "/externalmodel"} {
+		out = append(out, route{"GET", folder + "/{rest...}", 0, g.noManager}, route{"POST", folder + "/{rest...}", 0, g.noManager})
+	}
+	return out
 }
 
 // Routes lists the table as "METHOD /pattern", for the tests that must know

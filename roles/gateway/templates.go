@@ -55,7 +55,7 @@ var templateName = regexp.MustCompile(`^[a-zA-Z0-9_.-]+$`)
 const maxTemplate = 16 << 20
 
 func loadTemplates(dir, first string) (*templates, error) {
-	var source fs.FS = os.DirFS(dir)
+	source := os.DirFS(dir)
 	glob := "*.json"
 	if dir == "" {
 		source, glob = ownWorkflows, "workflows/*.json"

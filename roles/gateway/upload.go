@@ -206,6 +206,8 @@ func (g *Gateway) maskOriginal(c *call, f *form) (file files.File, ok bool) {
 
 // masked puts the mask's alpha on the original and encodes it as PNG.
 func (g *Gateway) masked(c *call, original files.File, mask cluster.Ref) ([]byte, error) {
+	g.pictures.Lock()
+	defer g.pictures.Unlock()
 	open := func(ref blob.Ref) (*image.NRGBA, error) {
 		b, err := g.cfg.Blobs.Open(c, ref)
 		if err != nil {

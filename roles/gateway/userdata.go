@@ -180,7 +180,7 @@ func (g *Gateway) document(c *call, path string) (io.ReadCloser, int64, error) {
 		f, err := g.cfg.Blobs.Open(c, d.Ref)
 		if err != nil {
 			// The row says that it exists: not found would invite a page to replace it.
-			return nil, 0, fmt.Errorf("a document's bytes are missing: %v", err)
+			return nil, 0, fmt.Errorf("a document's bytes are missing: %v", err) //nolint:errorlint // its code, NotFound, must not get out
 		}
 		return f, f.Size(), nil
 	case own && !d.Gone:

@@ -71,7 +71,7 @@ func (g *Gateway) view(c *call) {
 	b, err := g.cfg.Blobs.Open(c, f.Ref)
 	if err != nil {
 		// The row says that it exists: this is no 404.
-		fail(c.RequestCtx, fmt.Errorf("a file's bytes are missing: %v", err))
+		fail(c.RequestCtx, fmt.Errorf("a file's bytes are missing: %v", err)) //nolint:errorlint // its code, NotFound, must not get out
 		return
 	}
 	switch ch := string(a.Peek("channel")); {
@@ -226,6 +226,8 @@ func decode(b blob.File) (image.Image, error) {
 // channel serves a picture without its alpha, or its alpha alone: the mask
 // editor asks for both.
 func (g *Gateway) channel(c *call, b blob.File, which string) {
+	g.pictures.Lock()
+	defer g.pictures.Unlock()
 	img, err := decode(b)
 	if err != nil {
 		empty(c.RequestCtx, fasthttp.StatusNotFound)
@@ -252,6 +254,8 @@ func (g *Gateway) channel(c *call, b blob.File, which string) {
 // preview serves a lighter JPEG of a picture; what cannot be decoded is served
 // as it is.
 func (g *Gateway) preview(c *call, b blob.File, f files.File, spec string) {
+	g.pictures.Lock()
+	defer g.pictures.Unlock()
 	img, err := decode(b)
 	if err != nil {
 		if b, err = g.cfg.Blobs.Open(c, f.Ref); err != nil {

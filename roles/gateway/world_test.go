@@ -139,17 +139,7 @@ func open(t testing.TB, o options) *world {
 	if !o.noGPU {
 		w.worker("gpu/0", capabilities())
 	}
-	sign, err := signin.New(signin.Config{
-		Person: func(u cluster.User) (p people.Person, ok bool) {
-			w.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
-			return p, ok
-		},
-		Instructor: boss, InstructorHash: hashOf(right + " of " + string(boss)), Logger: logger,
-		Verify: func(hash, password string) bool { return hash == hashOf(password) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	sign := w.signIn(logger)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -186,6 +176,22 @@ func open(t testing.TB, o options) *world {
 		w.until("the door knows the nodes", func() bool { return len(w.get(ann, "/object_info").body) > 10 })
 	}
 	return w
+}
+
+func (w *world) signIn(logger *slog.Logger) *signin.SignIn {
+	w.t.Helper()
+	sign, err := signin.New(signin.Config{
+		Person: func(u cluster.User) (p people.Person, ok bool) {
+			w.machine.People(func(tab *people.Table) { p, ok = tab.Person(u) })
+			return p, ok
+		},
+		Instructor: boss, InstructorHash: hashOf(right + " of " + string(boss)), Logger: logger,
+		Verify: func(hash, password string) bool { return hash == hashOf(password) },
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return sign
 }
 
 func hashOf(password string) string {

@@ -143,8 +143,13 @@ func (p *Patience) fill() {
 		value    *time.Duration
 		standard time.Duration
 	}{
-		{&p.Lost, 20 * time.Second}, {&p.Start, 2 * time.Minute}, {&p.Stop, 10 * time.Second}, {&p.Silence, 10 * time.Second},
-		{&p.Refresh, 5 * time.Minute}, {&p.Bye, 5 * time.Second}, {&p.Backoff, 200 * time.Millisecond},
+		{&p.Lost, 20 * time.Second},
+		{&p.Start, 2 * time.Minute},
+		{&p.Stop, 10 * time.Second},
+		{&p.Silence, 10 * time.Second},
+		{&p.Refresh, 5 * time.Minute},
+		{&p.Bye, 5 * time.Second},
+		{&p.Backoff, 200 * time.Millisecond},
 	} {
 		if *f.value == 0 {
 			*f.value = f.standard

@@ -97,8 +97,10 @@ func (b *bench) prompt(clientID, id, graph string) comfy.PromptResponse {
 }
 
 func (b *bench) submit(clientID, id, graph string) (comfy.PromptResponse, error) {
-	req := comfy.PromptRequest{ClientID: clientID, PromptID: id, Prompt: json.RawMessage(graph),
-		ExtraData: json.RawMessage(`{"extra_pnginfo":{"workflow":{"id":"w-1","note":"Grüße"}}}`)}
+	req := comfy.PromptRequest{
+		ClientID: clientID, PromptID: id, Prompt: json.RawMessage(graph),
+		ExtraData: json.RawMessage(`{"extra_pnginfo":{"workflow":{"id":"w-1","note":"Grüße"}}}`),
+	}
 	body, err := req.Encode()
 	if err != nil {
 		b.t.Fatal(err)

@@ -75,8 +75,10 @@ func pictureName(name string) bool {
 func image1(name string) input { return input{name: name, section: comfy.Required, typ: "IMAGE"} }
 
 func whole(name string, standard, low, high int) input {
-	return input{name: name, section: comfy.Required, typ: "INT",
-		config: fmt.Sprintf(`{"default":%d,"min":%d,"max":%d,"step":1}`, standard, low, high)}
+	return input{
+		name: name, section: comfy.Required, typ: "INT",
+		config: fmt.Sprintf(`{"default":%d,"min":%d,"max":%d,"step":1}`, standard, low, high),
+	}
 }
 
 // combo begins with its standard choice.
@@ -101,41 +103,70 @@ func coreClasses() []class {
 	mode := combo("blend_mode", "normal", "multiply", "screen", "overlay", "soft_light", "difference")
 	mode.newer = true
 	return []class{
-		{name: "EmptyImage", display: "EmptyImage", category: "image", outputs: []string{"IMAGE"}, run: emptyImage,
-			inputs: []input{whole("width", 512, 1, maxSide), whole("height", 512, 1, maxSide), whole("batch_size", 1, 1, 4096), color}},
-		{name: "LoadImage", display: "Load Image", category: "image", outputs: []string{"IMAGE", "MASK"}, run: loadImage, volatile: fileDigest,
-			inputs: []input{file}},
-		{name: "ImageScale", display: "Upscale Image", category: "image/upscaling", outputs: []string{"IMAGE"}, run: imageScale,
-			inputs: []input{image1("image"), combo("upscale_method", "nearest-exact", "bilinear", "area", "bicubic", "lanczos"),
-				whole("width", 512, 0, maxSide), whole("height", 512, 0, maxSide), combo("crop", "disabled", "center")}},
-		{name: "ImageInvert", display: "Invert Image", category: "image", outputs: []string{"IMAGE"}, run: imageInvert,
-			inputs: []input{image1("image")}},
-		{name: "ImageBlend", display: "Image Blend", category: "image/postprocessing", outputs: []string{"IMAGE"}, run: imageBlend,
-			inputs: []input{image1("image1"), image1("image2"),
-				{name: "blend_factor", section: comfy.Required, typ: "FLOAT", config: `{"default":0.5,"min":0.0,"max":1.0,"step":0.01}`}, mode}},
-		{name: "ImageCrop", display: "Image Crop", category: "image/transform", outputs: []string{"IMAGE"}, run: imageCrop,
-			inputs: []input{image1("image"), whole("width", 512, 1, maxSide), whole("height", 512, 1, maxSide), whole("x", 0, 0, maxSide), whole("y", 0, 0, maxSide)}},
-		{name: "PreviewImage", display: "Preview Image", category: "image", output: true, outputs: []string{}, run: previewImage,
-			description: "Shows the pictures and keeps them only until the server ends.", inputs: append([]input{image1("images")}, hiddenPrompt()...)},
-		{name: "SaveImage", display: "Save Image", category: "image", output: true, outputs: []string{}, run: saveImage,
+		{
+			name: "EmptyImage", display: "EmptyImage", category: "image", outputs: []string{"IMAGE"}, run: emptyImage,
+			inputs: []input{whole("width", 512, 1, maxSide), whole("height", 512, 1, maxSide), whole("batch_size", 1, 1, 4096), color},
+		},
+		{
+			name: "LoadImage", display: "Load Image", category: "image", outputs: []string{"IMAGE", "MASK"}, run: loadImage, volatile: fileDigest,
+			inputs: []input{file},
+		},
+		{
+			name: "ImageScale", display: "Upscale Image", category: "image/upscaling", outputs: []string{"IMAGE"}, run: imageScale,
+			inputs: []input{
+				image1("image"), combo("upscale_method", "nearest-exact", "bilinear", "area", "bicubic", "lanczos"),
+				whole("width", 512, 0, maxSide), whole("height", 512, 0, maxSide), combo("crop", "disabled", "center"),
+			},
+		},
+		{
+			name: "ImageInvert", display: "Invert Image", category: "image", outputs: []string{"IMAGE"}, run: imageInvert,
+			inputs: []input{image1("image")},
+		},
+		{
+			name: "ImageBlend", display: "Image Blend", category: "image/postprocessing", outputs: []string{"IMAGE"}, run: imageBlend,
+			inputs: []input{
+				image1("image1"), image1("image2"),
+				{name: "blend_factor", section: comfy.Required, typ: "FLOAT", config: `{"default":0.5,"min":0.0,"max":1.0,"step":0.01}`},
+				mode,
+			},
+		},
+		{
+			name: "ImageCrop", display: "Image Crop", category: "image/transform", outputs: []string{"IMAGE"}, run: imageCrop,
+			inputs: []input{image1("image"), whole("width", 512, 1, maxSide), whole("height", 512, 1, maxSide), whole("x", 0, 0, maxSide), whole("y", 0, 0, maxSide)},
+		},
+		{
+			name: "PreviewImage", display: "Preview Image", category: "image", output: true, outputs: []string{}, run: previewImage,
+			description: "Shows the pictures and keeps them only until the server ends.", inputs: append([]input{image1("images")}, hiddenPrompt()...),
+		},
+		{
+			name: "SaveImage", display: "Save Image", category: "image", output: true, outputs: []string{}, run: saveImage,
 			description: "Saves the pictures to the output folder.",
-			inputs: append([]input{image1("images"),
-				{name: "filename_prefix", section: comfy.Required, typ: "STRING", config: `{"default":"ComfyUI"}`}}, hiddenPrompt()...)},
+			inputs: append([]input{
+				image1("images"),
+				{name: "filename_prefix", section: comfy.Required, typ: "STRING", config: `{"default":"ComfyUI"}`},
+			}, hiddenPrompt()...),
+		},
 	}
 }
 
 // sketchClasses are this server's own.
 func sketchClasses() []class {
 	return []class{
-		{name: "SketchSlow", display: "Sketch: take time", category: "sketch", module: "custom_nodes.sketch", outputs: []string{"IMAGE"}, run: sketchSlow,
+		{
+			name: "SketchSlow", display: "Sketch: take time", category: "sketch", module: "custom_nodes.sketch", outputs: []string{"IMAGE"}, run: sketchSlow,
 			description: "Passes a picture on after some seconds, with progress and a preview at each step.",
-			inputs: []input{image1("image"),
+			inputs: []input{
+				image1("image"),
 				{name: "seconds", section: comfy.Required, typ: "FLOAT", config: `{"default":5.0,"min":0.0,"max":3600.0,"step":0.1}`},
 				whole("steps", 10, 1, 1000),
-				{name: "seed", section: comfy.Optional, typ: "INT", config: `{"default":0,"min":0,"max":18446744073709551615,"control_after_generate":true}`}}},
-		{name: "SketchFail", display: "Sketch: fail", category: "sketch", module: "custom_nodes.sketch", outputs: []string{"IMAGE"}, run: sketchFail,
+				{name: "seed", section: comfy.Optional, typ: "INT", config: `{"default":0,"min":0,"max":18446744073709551615,"control_after_generate":true}`},
+			},
+		},
+		{
+			name: "SketchFail", display: "Sketch: fail", category: "sketch", module: "custom_nodes.sketch", outputs: []string{"IMAGE"}, run: sketchFail,
 			description: "Fails in a way of choice: an exception, out of memory, a node that ignores interruption, a process that ends.",
-			inputs:      []input{image1("image"), combo("mode", "raise", "oom", "hang", "exit")}},
+			inputs:      []input{image1("image"), combo("mode", "raise", "oom", "hang", "exit")},
+		},
 	}
 }
 

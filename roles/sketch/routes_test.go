@@ -146,7 +146,10 @@ func TestObjectInfoListsMyFiles(t *testing.T) {
 func TestPromptIsRefusedInComfyUIsShape(t *testing.T) {
 	b := start(t, sketch.Config{})
 	for _, c := range []struct{ body, typ string }{
-		{`{`, "invalid_prompt"}, {`{}`, "no_prompt"}, {`{"prompt":{}}`, "prompt_no_outputs"}, {`{"prompt":[]}`, "invalid_prompt"},
+		{`{`, "invalid_prompt"},
+		{`{}`, "no_prompt"},
+		{`{"prompt":{}}`, "prompt_no_outputs"},
+		{`{"prompt":[]}`, "invalid_prompt"},
 		{`{"prompt":{"1":{"class_type":"Nothing","inputs":{}}}}`, "invalid_prompt"},
 		{`{"prompt":` + graph(empty("1", 4, 4, 0)) + `}`, "prompt_no_outputs"},
 		{`{"prompt":` + graph(empty("1", 0, 4, 0), save("9", "1")) + `}`, "prompt_outputs_failed_validation"},
