@@ -51,7 +51,8 @@ func (k JobKey) String() string { return fmt.Sprintf("%s/%s", k.User, k.Prompt) 
 
 var (
 	encoding = mustEnc()
-	decoding = mustDec()
+	decoding = mustDec(cbor.UTF8DecodeInvalid)
+	strict   = mustDec(cbor.UTF8RejectInvalid)
 )
 
 func mustEnc() cbor.EncMode {
@@ -62,8 +63,10 @@ func mustEnc() cbor.EncMode {
 	return m
 }
 
-func mustDec() cbor.DecMode {
-	m, err := cbor.DecOptions{MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24}.DecMode()
+// mustDec takes text that is not UTF-8: what stands in the log must be applied,
+// and what does not belong there was refused before (see CheckText).
+func mustDec(utf8 cbor.UTF8Mode) cbor.DecMode {
+	m, err := cbor.DecOptions{MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24, UTF8: utf8}.DecMode()
 	if err != nil {
 		panic(err)
 	}
@@ -76,6 +79,16 @@ func Marshal(v any) ([]byte, error) { return encoding.Marshal(v) }
 
 // Unmarshal reads what Marshal wrote; unknown keys are ignored.
 func Unmarshal(b []byte, v any) error { return decoding.Unmarshal(b, v) }
+
+// CheckText refuses an encoded value that holds text which is not UTF-8. Names
+// come from requests, and a byte that is no character must not enter the log.
+func CheckText(encoded []byte) error {
+	var v any
+	if err := strict.Unmarshal(encoded, &v); err != nil {
+		return Errorf(Invalid, "a name or text in this request is not valid UTF-8")
+	}
+	return nil
+}
 
 // NewEncoder and NewDecoder stream the same encoding.
 var (

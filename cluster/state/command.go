@@ -78,6 +78,9 @@ func Encode(cmd cluster.Command, id, actor string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode command kind %d: %w", cmd.Kind(), err)
 	}
+	if err := cluster.CheckText(body); err != nil {
+		return nil, err
+	}
 	return cluster.Marshal(Envelope{Version: envelopeVersion, Kind: cmd.Kind(), Body: body, ID: id, Actor: actor})
 }
 

@@ -237,6 +237,30 @@ func TestUnknownKindStopsApplying(t *testing.T) {
 	})
 }
 
+// A name that is not UTF-8 once stopped every replica for good.
+func TestBrokenTextIsRefusedAndNeverStopsApplying(t *testing.T) {
+	bad := &files.PutSettings{User: "ann", Settings: []files.Setting{{Key: "\xff", Value: []byte("1")}}}
+	if _, err := state.Encode(bad, "id", ""); cluster.CodeOf(err) != cluster.Invalid {
+		t.Errorf("proposed: %v", err)
+	}
+	body, err := cluster.Marshal(bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := cluster.Marshal(state.Envelope{Version: 1, Kind: bad.Kind(), Body: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := state.New(quiet())
+	m.Apply(1, 1, [][]byte{raw})
+	if err := m.Halted(); err != nil {
+		t.Errorf("one that got into the log stops the machine: %v", err)
+	}
+	if err := state.New(quiet()).Restore(bytes.NewReader(snapshot(t, m))); err != nil {
+		t.Errorf("and its snapshot: %v", err)
+	}
+}
+
 func TestOnlyTheLeaseHolderEntersOutputs(t *testing.T) {
 	m := state.New(quiet())
 	id := jobs.ID{User: "ann", Prompt: "p"}

@@ -89,46 +89,53 @@ func TestEnds(t *testing.T) {
 			typ, node, _ := strings.Cut(s, " ")
 			want = append(want, strings.TrimSpace(typ+" "+id+" "+node))
 		}
-		got := about(all, id)
-		for i, g := range got { // an error names its node
-			if f := strings.Fields(g); len(f) > 2 && f[0] != "executing" {
-				got[i] = f[0] + " " + f[1]
-			}
-		}
-		if d := cmp.Diff(want, got); d != "" {
+		if d := cmp.Diff(want, about(all, id)); d != "" {
 			t.Errorf("%s: %s", c.name, d)
 		}
 		end := index(all, "executing "+id+" null")
 		if all[end-1].String() != "status 0" {
 			t.Errorf("%s: before the very last stands %s", c.name, all[end-1])
 		}
-		term := all[end-2].m
-		if !term.Terminal() {
-			t.Errorf("%s: %s is not terminal", c.name, all[end-2])
+		checkTerminal(t, c.name, all[end-2].m)
+		checkEnded(t, w, id, c.name == "all from the cache")
+	}
+}
+
+// checkTerminal looks at what a page's schema wants of it.
+func checkTerminal(t *testing.T, name string, m comfy.Message) {
+	t.Helper()
+	if !m.Terminal() {
+		t.Errorf("%s: %s is not terminal", name, m.Type)
+	}
+	if own := string(m.Data); strings.Contains(own, "worker-own") {
+		t.Errorf("%s: the worker's own prompt id is told: %s", name, own)
+	}
+	if m.Type != comfy.TypeExecutionError {
+		return
+	}
+	var d map[string]json.RawMessage
+	if err := m.Decode(&d); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"node_id", "node_type", "exception_message", "exception_type", "traceback", "executed", "current_inputs", "timestamp"} {
+		if d[key] == nil || string(d[key]) == "null" {
+			t.Errorf("%s: %s is %s", name, key, d[key])
 		}
-		if term.Type == comfy.TypeExecutionError { // a page's schema
-			for _, key := range []string{"node_id", "node_type", "exception_message", "exception_type", "traceback", "executed", "current_inputs", "timestamp"} {
-				var d map[string]json.RawMessage
-				if err := term.Decode(&d); err != nil || d[key] == nil || string(d[key]) == "null" {
-					t.Errorf("%s: %s is %s", c.name, key, d[key])
-				}
-			}
+	}
+}
+
+// checkEnded looks at the history of a job that has ended.
+func checkEnded(t *testing.T, w *world, id string, completed bool) {
+	t.Helper()
+	var h map[string]struct {
+		Prompt []json.RawMessage
+		Status struct {
+			Completed bool
+			Messages  [][]json.RawMessage
 		}
-		var h map[string]struct {
-			Status struct {
-				StatusStr string `json:"status_str"`
-				Completed bool   `json:"completed"`
-				Messages  [][]json.RawMessage
-			}
-			Prompt []json.RawMessage
-		}
-		w.get(ann, "/history/"+id).want(t, 200).json(t, &h)
-		e := h[id]
-		if len(e.Prompt) != 5 || len(e.Status.Messages) < 2 || e.Status.Completed != (c.name == "all from the cache") {
-			t.Errorf("%s: history %+v", c.name, e)
-		}
-		if own := string(term.Data); strings.Contains(own, "worker-own") {
-			t.Errorf("%s: the worker's own prompt id is told: %s", c.name, own)
-		}
+	}
+	w.get(ann, "/history/"+id).want(t, 200).json(t, &h)
+	if e := h[id]; len(e.Prompt) != 5 || len(e.Status.Messages) < 2 || e.Status.Completed != completed {
+		t.Errorf("%s: history %+v", id, e)
 	}
 }

@@ -66,11 +66,17 @@ func (g *Gateway) workflowTemplate(c *call) {
 // officialTemplates answers for the templates package, which is not served yet:
 // an empty catalogue, so that the page's dialog opens.
 func (g *Gateway) officialTemplates(c *call) {
-	if file := c.params["file"]; strings.HasPrefix(file, "index") && strings.HasSuffix(file, ".json") && file != "index_logo.json" {
+	switch file := c.params["file"]; {
+	case file == "index_logo.json":
+		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}"))
+	case file == "fuse_options.json":
+		// Empty and no JSON: the page keeps its own search options.
+		plain(c.RequestCtx, fasthttp.StatusOK, "")
+	case strings.HasPrefix(file, "index") && strings.HasSuffix(file, ".json"):
 		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("[]"))
-		return
+	default:
+		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
 	}
-	plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
 }
 
 // templateNeeds tells a participant what the workshop's templates lack.
