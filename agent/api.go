@@ -256,31 +256,5 @@ func answer(w http.ResponseWriter, status int, v any) {
 
 func answerError(w http.ResponseWriter, err error) {
 	code := cluster.CodeOf(err)
-	answer(w, statusOf(code), cluster.Error{Code: code, Message: sentence(err)})
-}
-
-// statusOf is the one place of the site that turns a code into a status.
-func statusOf(c cluster.Code) int {
-	switch c {
-	case cluster.Invalid:
-		return http.StatusBadRequest
-	case cluster.Unauthorized:
-		return http.StatusUnauthorized
-	case cluster.Forbidden:
-		return http.StatusForbidden
-	case cluster.NotFound:
-		return http.StatusNotFound
-	case cluster.Conflict, cluster.Stale:
-		return http.StatusConflict
-	case cluster.TooLarge:
-		return http.StatusRequestEntityTooLarge
-	case cluster.Quota:
-		return http.StatusTooManyRequests
-	case cluster.NoSpace:
-		return http.StatusInsufficientStorage
-	case cluster.Unavailable, cluster.NoLeader:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
+	answer(w, code.Status(), cluster.Error{Code: code, Message: sentence(err)})
 }

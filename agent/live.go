@@ -58,7 +58,7 @@ func (r *roles) submit(ctx context.Context, user cluster.User, body []byte) (sta
 	if err != nil {
 		return http.StatusInternalServerError, nil
 	}
-	return statusOf(code), answer
+	return code.Status(), answer
 }
 
 // frontendEvery is how often every file of the frontend is read again.

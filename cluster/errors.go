@@ -3,13 +3,14 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net/http"
 )
 
 // Code classifies an error for the one who has to act on it. Codes cross the
 // wire, error values do not.
 type Code string
 
-// The codes. Each has one HTTP status at the edge (peer and gateway map them).
+// The codes. Each has one HTTP status, see Status.
 const (
 	Invalid      Code = "invalid"      // the request is wrong and will stay wrong
 	Unauthorized Code = "unauthorized" // nobody is signed in
@@ -24,6 +25,33 @@ const (
 	NoLeader     Code = "no_leader"    // no node can commit at present
 	Internal     Code = "internal"     // a defect of ours
 )
+
+// Status is the HTTP status of a code, at every edge.
+func (c Code) Status() int {
+	switch c {
+	case "":
+		return http.StatusOK
+	case Invalid:
+		return http.StatusBadRequest
+	case Unauthorized:
+		return http.StatusUnauthorized
+	case Forbidden:
+		return http.StatusForbidden
+	case NotFound:
+		return http.StatusNotFound
+	case Conflict, Stale:
+		return http.StatusConflict
+	case TooLarge:
+		return http.StatusRequestEntityTooLarge
+	case Quota:
+		return http.StatusTooManyRequests
+	case NoSpace:
+		return http.StatusInsufficientStorage
+	case Unavailable, NoLeader:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
 
 // Error is a code with a sentence for people. Message is complete and safe to
 // show: what failed, for whom, what to do next.

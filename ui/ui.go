@@ -152,24 +152,5 @@ func answer(w http.ResponseWriter, status int, v any) {
 
 func answerError(w http.ResponseWriter, err error) {
 	code := cluster.CodeOf(err)
-	answer(w, status(code), cluster.Error{Code: code, Message: cluster.MessageOf(err)})
-}
-
-func status(c cluster.Code) int {
-	switch c {
-	case cluster.Invalid:
-		return http.StatusBadRequest
-	case cluster.Unauthorized:
-		return http.StatusUnauthorized
-	case cluster.Forbidden:
-		return http.StatusForbidden
-	case cluster.NotFound:
-		return http.StatusNotFound
-	case cluster.Conflict, cluster.Stale:
-		return http.StatusConflict
-	case cluster.NoLeader, cluster.Unavailable:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
+	answer(w, code.Status(), cluster.Error{Code: code, Message: cluster.MessageOf(err)})
 }

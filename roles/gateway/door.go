@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 // call is one request of a known identity to a route.
 type call struct {
 	*fasthttp.RequestCtx
+	life   context.Context // of the gateway; see Done
 	id     signin.Identity
 	user   cluster.User      // whose ComfyUI: always id.User
 	prefix string            // "/user001" or ""
@@ -28,6 +30,22 @@ type call struct {
 	params map[string]string // decoded, by the pattern's names
 	body   []byte            // whole; nil for uploads, which stream
 }
+
+// A call is a context of the gateway's own life. The one of fasthttp must not
+// be a parent: it is used again for the next request while what was derived
+// from it still looks at it.
+func (c *call) Deadline() (time.Time, bool) { return c.life.Deadline() }
+
+// Done is closed when the gateway ends.
+func (c *call) Done() <-chan struct{} { return c.life.Done() }
+
+// Err says why.
+func (c *call) Err() error { return c.life.Err() }
+
+// Value looks into the gateway's context, not into the request's user values.
+func (c *call) Value(key any) any { return c.life.Value(key) }
+
+var _ context.Context = (*call)(nil)
 
 // serve handles every request at the door, in this order: is the path sane, is
 // it public, who is asking, is it theirs, which route.
@@ -72,7 +90,7 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		fail(ctx, cluster.Errorf(cluster.Forbidden, "This request comes from another site and was refused."))
 		return
 	}
-	c := &call{RequestCtx: ctx, id: id, user: id.User, prefix: prefix, path: rest}
+	c := &call{RequestCtx: ctx, life: g.life, id: id, user: id.User, prefix: prefix, path: rest}
 	g.route(c)
 }
 

@@ -10,33 +10,6 @@ import (
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
-// statusOf maps our codes to HTTP. It is the only place.
-func statusOf(c cluster.Code) int {
-	switch c {
-	case "":
-		return fasthttp.StatusOK
-	case cluster.Invalid:
-		return fasthttp.StatusBadRequest
-	case cluster.Unauthorized:
-		return fasthttp.StatusUnauthorized
-	case cluster.Forbidden:
-		return fasthttp.StatusForbidden
-	case cluster.NotFound:
-		return fasthttp.StatusNotFound
-	case cluster.Conflict, cluster.Stale:
-		return fasthttp.StatusConflict
-	case cluster.TooLarge:
-		return fasthttp.StatusRequestEntityTooLarge
-	case cluster.Quota:
-		return fasthttp.StatusTooManyRequests
-	case cluster.NoSpace:
-		return fasthttp.StatusInsufficientStorage
-	case cluster.Unavailable, cluster.NoLeader:
-		return fasthttp.StatusServiceUnavailable
-	}
-	return fasthttp.StatusInternalServerError
-}
-
 // problemKey holds the request's error for its log line; correlationKey the id
 // that the page shows.
 const (
@@ -51,12 +24,12 @@ func fail(ctx *fasthttp.RequestCtx, err error) {
 	if !errors.As(err, &p) {
 		code := cluster.CodeOf(err)
 		details := ""
-		if statusOf(code) >= 500 {
+		if code.Status() >= 500 {
 			id := uuid.NewString()[:8]
 			ctx.SetUserValue(correlationKey, id)
 			details = "Error id " + id
 		}
-		p = comfy.NewPromptError(string(code), cluster.MessageOf(err), details).WithStatus(statusOf(code))
+		p = comfy.NewPromptError(string(code), cluster.MessageOf(err), details).WithStatus(code.Status())
 	}
 	ctx.SetUserValue(problemKey, err)
 	writeJSON(ctx, p.HTTPStatus(), p.Encode())

@@ -95,6 +95,8 @@ type Gateway struct {
 	problems  *problems
 	histories *histories
 	desk      *desk
+	life      context.Context // until Run returns; what requests derive theirs from
+	end       context.CancelFunc
 	pictures  sync.Mutex // one is unpacked at a time: a large one takes hundreds of MB
 }
 
@@ -120,6 +122,7 @@ func New(cfg Config) (*Gateway, error) {
 	if g.templates, err = loadTemplates(cfg.TemplateDir, cfg.DefaultTemplate); err != nil {
 		return nil, err
 	}
+	g.life, g.end = context.WithCancel(context.Background())
 	g.hub = newHub(g)
 	g.desk = newDesk(g.log)
 	g.routes = newRouter(g)
@@ -140,6 +143,7 @@ func New(cfg Config) (*Gateway, error) {
 func (g *Gateway) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer g.end() // last: answers on their way still commit
 	// Before the first request: a page that loads now must not see an empty list
 	// of nodes, and a page that was cut off by a restart comes back at once.
 	watch, end := g.hub.begin(ctx)

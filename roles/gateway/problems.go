@@ -102,7 +102,7 @@ func errText(err error) string {
 		return ""
 	}
 	var known *cluster.Error
-	if errors.As(err, &known) || statusOf(cluster.CodeOf(err)) >= 500 && !isPromptError(err) {
+	if errors.As(err, &known) || cluster.CodeOf(err).Status() >= 500 && !isPromptError(err) {
 		return err.Error()
 	}
 	return promptErrorType(err)

@@ -191,7 +191,7 @@ func TestRealWheels(t *testing.T) {
 	if folder == "" {
 		t.Skip("COMFYUME_WHEEL_DIR names no folder of wheels")
 	}
-	for _, v := range []string{"1.37.11", "1.45.21", "1.58.1"} {
+	for _, v := range []string{frontend.DefaultVersion} {
 		if _, err := os.Stat(filepath.Join(folder, strings.Replace(name, "9.9.9", v, 1))); err != nil {
 			t.Logf("no wheel of %s in %s", v, folder)
 			continue
