@@ -71,10 +71,10 @@ func Settings() []Setting {
 		{Name: "admin-password", Env: "ADMIN_PASSWORD", Shape: Text, Secret: true, Group: groupPeople, Help: "The instructor's password. Default: made once and kept in the state folder."},
 
 		{Name: "frontend-version", Shape: Text, Default: "1.37.11", Group: groupFrontend, Help: "Version of the stock ComfyUI frontend that participants get."},
-		{Name: "frontend-wheel", Shape: Path, Group: groupFrontend, Help: "Local file of the frontend's Python wheel, instead of the package index."},
-		{Name: "wheel-dir", Shape: Path, Group: groupFrontend, Help: "Folder in which wheels are looked for before the package index is asked."},
-		{Name: "frontend-sha256", Shape: Text, Group: groupFrontend, Help: "Digest that the wheel must have. Default: the one we know, or the index's."},
-		{Name: "package-index", Shape: Text, Group: groupFrontend, Help: "Address of the Python package index. Default: the public one."},
+		{Name: "frontend-wheel", Shape: Path, Group: groupFrontend, Help: "Local file of the frontend's Python wheel; nothing is fetched then."},
+		{Name: "wheel-dir", Shape: Path, Group: groupFrontend, Help: "Folder in which wheels are looked for before any is fetched; the binary's own folder and its wheels/ are looked in as well."},
+		{Name: "frontend-sha256", Shape: Text, Group: groupFrontend, Help: "Digest that the wheel must have. Default: the one known for this version; other versions need it."},
+		{Name: "package-index", Shape: Text, Group: groupFrontend, Help: "Address of a Python package index (simple API) to fetch the wheel from. Default: the machine's own pip is asked."},
 		{Name: "templates", Shape: Path, Group: groupFrontend, Help: "Folder of workshop workflows (*.json) that every participant sees."},
 		{Name: "default-template", Shape: Text, Group: groupFrontend, Help: "The workflow that opens on a participant's first visit."},
 
