@@ -6,16 +6,24 @@ import (
 	"github.com/ahelme/comfyume/ui"
 )
 
-// The words of the site's answers, for the command line, which knows this
-// package alone.
-type (
-	View  = ui.View       // GET /api/status
-	Error = cluster.Error // every refusal
-	Code  = cluster.Code
-	User  = cluster.User
-	JobID = cluster.JobKey
-	State = jobs.State
-)
+// View is the answer of GET /api/status. Like the words below it stands here for
+// the command line, which knows this package alone.
+type View = ui.View
+
+// Error is every refusal, with its Code.
+type Error = cluster.Error
+
+// Code says what kind of refusal it is.
+type Code = cluster.Code
+
+// User is a participant's name.
+type User = cluster.User
+
+// JobID names a job.
+type JobID = cluster.JobKey
+
+// State is where a job stands.
+type State = jobs.State
 
 // The codes and states on which the command line acts.
 const (

@@ -137,10 +137,15 @@ func (w *world) tryAll(method, p, payload string) (tried int) {
 		ask    ask
 		status int // 0 = her own answer, whatever it is
 	}{
-		{ask{target: p}, 401}, {ask{target: "/user002" + p}, 401}, {ask{user: bob, pass: "guess", target: "/user002" + p}, 401},
-		{ask{user: ann, target: "/user002" + p}, 403}, {ask{user: ann, target: "/user002" + p, header: []string{"Comfy-User: user002"}}, 403},
-		{ask{user: boss, target: "/user002" + p}, 403}, {ask{user: boss, target: p}, 403},
-		{ask{user: ann, target: p}, 0}, {ask{user: ann, target: "/user001" + p, header: []string{"Comfy-User: user002"}}, 0},
+		{ask{target: p}, 401},
+		{ask{target: "/user002" + p}, 401},
+		{ask{user: bob, pass: "guess", target: "/user002" + p}, 401},
+		{ask{user: ann, target: "/user002" + p}, 403},
+		{ask{user: ann, target: "/user002" + p, header: []string{"Comfy-User: user002"}}, 403},
+		{ask{user: boss, target: "/user002" + p}, 403},
+		{ask{user: boss, target: p}, 403},
+		{ask{user: ann, target: p}, 0},
+		{ask{user: ann, target: "/user001" + p, header: []string{"Comfy-User: user002"}}, 0},
 	} {
 		q := who.ask
 		q.method = method

@@ -51,8 +51,14 @@ func TestUploadNames(t *testing.T) {
 	}
 	before := w.log.commits()
 	for _, bad := range [][]part{
-		{}, {{"other", "a.png", "x"}}, {{"image", "", "x"}}, {{"image", "a.png", "x"}, {"type", "", "models"}}, {{"image", "a.png", "x"}, {"type", "", "output"}},
-		{{"image", "..", "x"}}, {{"image", "a.png", "x"}, {"image", "b.png", "y"}}, {{"image", "a.png", "x"}, {"subfolder", "", strings.Repeat("x", 70<<10)}},
+		{},
+		{{"other", "a.png", "x"}},
+		{{"image", "", "x"}},
+		{{"image", "a.png", "x"}, {"type", "", "models"}},
+		{{"image", "a.png", "x"}, {"type", "", "output"}},
+		{{"image", "..", "x"}},
+		{{"image", "a.png", "x"}, {"image", "b.png", "y"}},
+		{{"image", "a.png", "x"}, {"subfolder", "", strings.Repeat("x", 70<<10)}},
 		{{"image", "a\x00.png", "x"}},
 	} {
 		if a := w.upload(ann, "/upload/image", bad...); a.status != 400 {
@@ -238,7 +244,8 @@ func TestMaskKeepsWhatItCovers(t *testing.T) {
 	}
 	before := w.log.commits()
 	for _, bad := range [][]part{
-		{{"image", "m.png", encodePNG(t, mask)}}, {{"image", "m.png", encodePNG(t, mask)}, {"original_ref", "", `{"filename":"none.png"}`}},
+		{{"image", "m.png", encodePNG(t, mask)}},
+		{{"image", "m.png", encodePNG(t, mask)}, {"original_ref", "", `{"filename":"none.png"}`}},
 		{{"image", "m.png", encodePNG(t, mask)}, {"original_ref", "", `{"filename":"../p.png","type":"input"}`}},
 		{{"image", "m.png", "no picture"}, {"original_ref", "", `{"filename":"p.png","type":"input"}`}},
 		{{"image", "m.png", encodePNG(t, picture(4, 4))}, {"original_ref", "", `{"filename":"p.png","type":"input"}`}},

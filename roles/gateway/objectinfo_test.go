@@ -18,7 +18,7 @@ type classInfo struct {
 	Module *string `json:"python_module"`
 }
 
-func (w *world) classes(u string, target string) map[string]classInfo {
+func (w *world) classes(target string) map[string]classInfo {
 	w.t.Helper()
 	var out map[string]classInfo
 	w.ask(ask{user: ann, target: target, header: []string{"Accept-Encoding: gzip"}}).want(w.t, 200).json(w.t, &out)
@@ -40,7 +40,7 @@ func TestObjectInfo(t *testing.T) {
 	s.done("o_00001_.png")
 
 	for _, target := range []string{"/object_info", "/user001/api/object_info", "/api/object_info/LoadImage"} {
-		list := w.classes("", target)
+		list := w.classes(target)
 		if got := string(list["LoadImage"].Input.Required["image"][0]); got != `["mine.png"]` {
 			t.Errorf("%s: LoadImage offers %s", target, got)
 		}

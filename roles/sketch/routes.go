@@ -112,7 +112,6 @@ func constant(body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, []byte(body)) }
 }
 
-func nothing(w http.ResponseWriter, _ *http.Request)  { w.WriteHeader(http.StatusNotFound) }
 func accepted(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }
 
 func writeJSON(w http.ResponseWriter, status int, body []byte) {
