@@ -1,0 +1,47 @@
+package browsertest_test
+
+import (
+	"testing"
+
+	"github.com/ahelme/comfyume/agent/browsertest"
+	"github.com/ahelme/comfyume/agent/doortest"
+)
+
+// The instructor opens the dashboard through the door, sees a job run without
+// touching the page, and cancels it with its button.
+func TestDashboardIsLiveAndCancels(t *testing.T) {
+	browsertest.Require(t)
+	a := doortest.Start(t, doortest.Options{})
+	p := browsertest.Open(t, browsertest.Options{URL: a.URL + "/admin/", User: "admin", Password: "secret-admin", FrontendLabel: "dashboard"})
+	p.WaitText("Nodes")
+	p.WaitText("alive")
+	c := a.Client("user001")
+	var accepted struct {
+		PromptID string `json:"prompt_id"`
+	}
+	c.JSON(t, "POST", "/prompt", map[string]any{"prompt": doortest.Slow(7, 16, 60, 60), "client_id": "c"}, &accepted)
+	p.WaitText("SketchSlow")
+	p.WaitText("node 2") // its progress came over the feed
+	keep(p, "dashboard-1-running")
+	p.Click("^Cancel$")
+	p.WaitText("Cancel user001's job?")
+	keep(p, "dashboard-2-asks")
+	p.Click("^Cancel user001's job$")
+	p.WaitText("cancelled job user001/" + accepted.PromptID) // the audit line
+	keep(p, "dashboard-3-cancelled")
+	var history map[string]doortest.Entry
+	c.JSON(t, "GET", "/history/"+accepted.PromptID, nil, &history)
+	if e := history[accepted.PromptID]; e.Status.Str != "error" {
+		t.Errorf("the job's history says %+v", e.Status)
+	}
+	if bad := append(p.ConsoleErrors(), failures(p)...); len(bad) > 0 {
+		t.Errorf("the page complains: %q", bad)
+	}
+}
+
+func failures(p *browsertest.Page) (out []string) {
+	for _, f := range p.Failures() {
+		out = append(out, f.Method+" "+f.Path)
+	}
+	return out
+}
