@@ -208,22 +208,22 @@ func (a *accounts) enter(ctx context.Context) error {
 			rows[p.Name] = true
 		}
 	})
-	todo := map[cluster.User]account{}
+	due := map[cluster.User]account{}
 	if len(given) == 0 {
 		for u, p := range a.made {
 			if string(u) != a.cfg.AdminUsername && !rows[u] {
-				todo[u] = account{password: p}
+				due[u] = account{password: p}
 			}
 		}
 	}
-	var mu sync.Mutex // of todo, while the checks run side by side
+	var mu sync.Mutex // of due, while the checks run side by side
 	check, ctxCheck := errgroup.WithContext(ctx)
 	check.SetLimit(runtime.NumCPU())
 	for u, acc := range given {
 		check.Go(func() error {
 			if ctxCheck.Err() == nil && (!rows[u] || !acc.is(seen[u])) {
 				mu.Lock()
-				todo[u] = acc
+				due[u] = acc
 				mu.Unlock()
 			}
 			return ctxCheck.Err()
@@ -232,10 +232,10 @@ func (a *accounts) enter(ctx context.Context) error {
 	if err := check.Wait(); err != nil {
 		return err
 	}
-	if len(todo) == 0 {
+	if len(due) == 0 {
 		return nil
 	}
-	return a.put(ctx, todo, seen, len(given) > 0)
+	return a.put(ctx, due, seen, len(given) > 0)
 }
 
 // is reports whether the account is the one that hash was entered for.
@@ -246,14 +246,14 @@ func (acc account) is(hash string) bool {
 	return hash != "" && signin.Verify(hash, string(acc.password))
 }
 
-func (a *accounts) put(ctx context.Context, todo map[cluster.User]account, seen map[cluster.User]string, given bool) error {
+func (a *accounts) put(ctx context.Context, due map[cluster.User]account, seen map[cluster.User]string, given bool) error {
 	begin := time.Now()
-	names := sortedUsers(todo)
+	names := sortedUsers(due)
 	hashes := make([]string, len(names))
 	g, ctxHash := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.NumCPU())
 	for i, u := range names {
-		acc := todo[u]
+		acc := due[u]
 		g.Go(func() error {
 			if hashes[i] = acc.hash; acc.hash != "" {
 				return nil

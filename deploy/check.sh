@@ -15,6 +15,8 @@ stage() { # NAME COMMAND...
 	if "$@" >"$CACHE/stage.log" 2>&1; then
 		passed=$((passed + 1))
 		echo "ok   $name $(($(date +%s) - begin))s$(grep -hE '^(kill9|idle|dispatch|browser|dist|conformance) ' "$CACHE/stage.log" | sed 's/^/ | /' | tr '\n' ' ')"
+		# What did not run is not counted as having passed: it is named.
+		grep -h -B1 -e '^ *--- SKIP' "$CACHE/stage.log" | sed -n 's/^ *[a-z_]*_test\.go:[0-9]*: /     not run: /p'
 	else
 		failed=$((failed + 1))
 		echo "FAIL $name $(($(date +%s) - begin))s"
@@ -81,10 +83,9 @@ dist_build() {
 }
 
 dist_static() {
+	command -v file >/dev/null 2>&1 || { echo "file is not installed: apt-get install file"; return 1; }
 	for f in dist/comfyume-agent-linux-*; do
-		if command -v file >/dev/null 2>&1; then
-			file "$f" | grep -q 'statically linked' || { file "$f"; return 1; }
-		fi
+		file "$f" | grep -q 'statically linked' || { file "$f"; return 1; }
 		echo "dist $f bytes=$(wc -c <"$f")"
 	done
 }
