@@ -2,13 +2,13 @@ package agent
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,6 +21,7 @@ import (
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/gateway/signin"
 )
 
@@ -37,20 +38,28 @@ type accounts struct {
 	dir     string
 	cfg     *Config
 	propose cluster.Proposer
-	table   func(func(*people.Table))
-	barrier func(context.Context) error // waits until the table is what was committed
+	tables  accountTables
 	log     *slog.Logger
 
-	made map[cluster.User]Secret // from credentialsFile
-
 	mu   sync.Mutex
-	done error // why the accounts are not there, nil once they are
+	made map[cluster.User]Secret // as in credentialsFile
+	done error                   // why the accounts are not there, nil once they are
 }
 
-func newAccounts(cfg *Config, p cluster.Proposer, table func(func(*people.Table)), barrier func(context.Context) error, log *slog.Logger) (*accounts, error) {
-	a := &accounts{dir: cfg.StateDir, cfg: cfg, propose: p, table: table, barrier: barrier, log: log, made: map[cluster.User]Secret{}}
+// accountTables is where accounts stand; state.Machine is one.
+type accountTables interface {
+	People(func(*people.Table))
+	Settings() state.Settings
+}
+
+func newAccounts(cfg *Config, p cluster.Proposer, tables accountTables, log *slog.Logger) (*accounts, error) {
+	a := &accounts{dir: cfg.StateDir, cfg: cfg, propose: p, tables: tables, log: log, made: map[cluster.User]Secret{}}
 	a.done = cluster.Errorf(cluster.Unavailable, "the accounts are being prepared")
-	return a, a.readMade()
+	if err := a.readMade(); err != nil {
+		return nil, err
+	}
+	_, err := a.given() // what is wrong with it is said at once
+	return a, err
 }
 
 // prepared is nil once everybody who was given can sign in.
@@ -58,6 +67,13 @@ func (a *accounts) prepared() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.done
+}
+
+// passwords are those that this node made, by name.
+func (a *accounts) passwords() map[cluster.User]Secret {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.made)
 }
 
 // run enters the accounts, trying again until it worked, and then waits.
@@ -124,29 +140,37 @@ func (a *accounts) given() (map[cluster.User]account, error) {
 	return out, nil
 }
 
-// makeMissing completes the credentials file: the instructor without a given
-// password, and participants when none are given at all.
-func (a *accounts) makeMissing(participants bool) error {
-	var missing []cluster.User
-	want := func(u cluster.User) {
+// makeMissing completes the credentials file with passwords for names that
+// have none.
+func (a *accounts) makeMissing(names []cluster.User) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := len(a.made)
+	for _, u := range names {
 		if a.made[u] == "" {
-			missing = append(missing, u)
+			a.made[u] = Secret(signin.GeneratePassword())
 		}
 	}
-	if a.cfg.AdminPassword == "" {
-		want(cluster.User(a.cfg.AdminUsername))
-	}
-	if participants {
-		for i := range a.cfg.Users {
-			want(cluster.User(fmt.Sprintf("%s%03d", a.cfg.UserPrefix, i+1)))
-		}
-	}
-	if len(missing) == 0 {
+	if len(a.made) == before {
 		return nil
 	}
-	for _, u := range missing {
-		a.made[u] = Secret(signin.GeneratePassword())
+	path := filepath.Join(a.dir, credentialsFile)
+	a.log.Info("passwords were made", "file", path, "count", len(a.made)-before)
+	return a.writeMade()
+}
+
+// unmake forgets passwords that another node was faster to set. The lock is not
+// held.
+func (a *accounts) unmake(names []cluster.User) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, u := range names {
+		delete(a.made, u)
 	}
+	return a.writeMade()
+}
+
+func (a *accounts) writeMade() error {
 	var out bytes.Buffer
 	out.WriteString("# Sign-in names and first passwords that comfyume-agent made. Keep this file secret.\n# A password that was changed since is not in here.\n")
 	for _, u := range sortedUsers(a.made) {
@@ -171,27 +195,18 @@ func (a *accounts) readMade() error {
 	return nil
 }
 
-// instructor is the name and bcrypt hash with which the instructor signs in.
-func (a *accounts) instructor() (name cluster.User, hash string, err error) {
-	name = cluster.User(a.cfg.AdminUsername)
-	hash, err = signin.HashPassword(string(cmp.Or(a.cfg.AdminPassword, a.made[name])))
-	if err != nil {
-		return "", "", fmt.Errorf("the instructor's password: %w", err)
-	}
-	return name, hash, nil
-}
-
 // enterWithin bounds one try; soon is how long failing is nothing to speak of.
 const (
 	enterWithin = 30 * time.Second
 	soon        = 5 * time.Second
 )
 
-// enter proposes what the table lacks, in one entry.
+// enter proposes what the table lacks.
 func (a *accounts) enter(ctx context.Context) error {
 	// A table that is still being read from the log would look empty, and a
-	// password that was set by hand would be overwritten by the given one.
-	if err := a.barrier(ctx); err != nil {
+	// password that was set by hand would be overwritten by the given one: what is
+	// proposed first returns when everything before it has been applied here.
+	if _, err := a.propose.Propose(ctx, &state.Noop{}); err != nil {
 		return fmt.Errorf("wait for the table: %w", err)
 	}
 	given, err := a.given()
@@ -203,39 +218,122 @@ func (a *accounts) enter(ctx context.Context) error {
 		return err
 	}
 	rows := map[cluster.User]bool{}
-	a.table(func(t *people.Table) {
+	a.tables.People(func(t *people.Table) {
 		for _, p := range t.People() {
 			rows[p.Name] = true
 		}
 	})
-	due := map[cluster.User]account{}
-	if len(given) == 0 {
-		for u, p := range a.made {
-			if string(u) != a.cfg.AdminUsername && !rows[u] {
-				due[u] = account{password: p}
-			}
-		}
+	if err := a.enterInstructor(ctx, seen); err != nil {
+		return err
 	}
+	if len(given) == 0 {
+		return a.enterMade(ctx, rows)
+	}
+	due, err := a.changed(ctx, given, rows, seen)
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	hashes, err := a.put(ctx, due, false)
+	if err != nil {
+		return err
+	}
+	maps.Copy(seen, hashes)
+	return a.writeSeen(seen)
+}
+
+// changed are the given accounts that are not in the table, or were given with
+// another password since they were last entered.
+func (a *accounts) changed(ctx context.Context, given map[cluster.User]account, rows map[cluster.User]bool, seen map[cluster.User]string) (map[cluster.User]account, error) {
+	due := map[cluster.User]account{}
 	var mu sync.Mutex // of due, while the checks run side by side
-	check, ctxCheck := errgroup.WithContext(ctx)
+	check, ctx := errgroup.WithContext(ctx)
 	check.SetLimit(runtime.NumCPU())
 	for u, acc := range given {
 		check.Go(func() error {
-			if ctxCheck.Err() == nil && (!rows[u] || !acc.is(seen[u])) {
+			if ctx.Err() == nil && (!rows[u] || !acc.is(seen[u])) {
 				mu.Lock()
 				due[u] = acc
 				mu.Unlock()
 			}
-			return ctxCheck.Err()
+			return ctx.Err()
 		})
 	}
-	if err := check.Wait(); err != nil {
+	return due, check.Wait()
+}
+
+// enterMade makes accounts when nobody gave any, on the first gateway of a
+// workshop. A later one finds them in the table and does not know the passwords.
+func (a *accounts) enterMade(ctx context.Context, rows map[cluster.User]bool) error {
+	var names []cluster.User
+	for i := range a.cfg.Users {
+		names = append(names, cluster.User(fmt.Sprintf("%s%03d", a.cfg.UserPrefix, i+1)))
+	}
+	ours := a.passwords()
+	if len(rows) > 0 && !slices.ContainsFunc(names, func(u cluster.User) bool { return ours[u] != "" }) {
+		return nil
+	}
+	if err := a.makeMissing(names); err != nil {
 		return err
+	}
+	due := map[cluster.User]account{}
+	for u, p := range a.passwords() {
+		if string(u) != a.cfg.AdminUsername && !rows[u] {
+			due[u] = account{password: p}
+		}
 	}
 	if len(due) == 0 {
 		return nil
 	}
-	return a.put(ctx, due, seen, len(given) > 0)
+	hashes, err := a.put(ctx, due, true)
+	if err != nil && cluster.CodeOf(err) != cluster.Conflict {
+		return err
+	}
+	var lost []cluster.User
+	a.tables.People(func(t *people.Table) {
+		for u, h := range hashes {
+			if p, ok := t.Person(u); ok && p.Hash != h {
+				lost = append(lost, u)
+			}
+		}
+	})
+	if len(lost) == 0 {
+		return nil
+	}
+	return a.unmake(lost) // another gateway made them at the same moment
+}
+
+// enterInstructor makes the table hold the instructor's password: the given one
+// when it has changed, or one that is made once for the whole workshop.
+func (a *accounts) enterInstructor(ctx context.Context, seen map[cluster.User]string) error {
+	name := cluster.User(a.cfg.AdminUsername)
+	stands := a.tables.Settings().Instructor
+	password := a.cfg.AdminPassword
+	switch {
+	case password != "" && stands != "" && signin.Verify(seen[name], string(password)):
+		return nil
+	case password == "" && stands != "":
+		return nil
+	case password == "":
+		if err := a.makeMissing([]cluster.User{name}); err != nil {
+			return err
+		}
+		password = a.passwords()[name]
+	}
+	hash, err := signin.HashPassword(string(password))
+	if err != nil {
+		return fmt.Errorf("the instructor's password: %w", err)
+	}
+	if _, err := a.propose.Propose(ctx, &state.SetInstructor{Hash: hash, IfAbsent: a.cfg.AdminPassword == ""}); err != nil {
+		return fmt.Errorf("enter the instructor: %w", err)
+	}
+	if a.cfg.AdminPassword == "" {
+		if a.tables.Settings().Instructor != hash {
+			return a.unmake([]cluster.User{name})
+		}
+		return nil
+	}
+	seen[name] = hash
+	return a.writeSeen(seen)
 }
 
 // is reports whether the account is the one that hash was entered for.
@@ -246,7 +344,8 @@ func (acc account) is(hash string) bool {
 	return hash != "" && signin.Verify(hash, string(acc.password))
 }
 
-func (a *accounts) put(ctx context.Context, due map[cluster.User]account, seen map[cluster.User]string, given bool) error {
+// put enters accounts in one entry and returns their hashes.
+func (a *accounts) put(ctx context.Context, due map[cluster.User]account, ifAbsent bool) (map[cluster.User]string, error) {
 	begin := time.Now()
 	names := sortedUsers(due)
 	hashes := make([]string, len(names))
@@ -267,22 +366,20 @@ func (a *accounts) put(ctx context.Context, due map[cluster.User]account, seen m
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("hash the passwords: %w", err)
+		return nil, fmt.Errorf("hash the passwords: %w", err)
 	}
-	cmds := make([]cluster.Command, len(names))
+	cmds, out := make([]cluster.Command, len(names)), map[cluster.User]string{}
 	for i, u := range names {
-		cmds[i] = &people.Put{Name: u, Hash: hashes[i]}
-		if given {
-			seen[u] = hashes[i]
-		}
+		cmds[i], out[u] = &people.Put{Name: u, Hash: hashes[i], IfAbsent: ifAbsent}, hashes[i]
 	}
 	if _, err := a.propose.Propose(ctx, cmds...); err != nil {
-		return fmt.Errorf("enter the accounts: %w", err)
+		return out, fmt.Errorf("enter the accounts: %w", err)
 	}
 	a.log.Info("accounts entered", "count", len(names), "took", time.Since(begin).Round(time.Millisecond))
-	if !given {
-		return nil
-	}
+	return out, nil
+}
+
+func (a *accounts) writeSeen(seen map[cluster.User]string) error {
 	raw, err := json.Marshal(seen)
 	if err != nil {
 		return fmt.Errorf("note the accounts: %w", err)

@@ -39,7 +39,11 @@ func (o *oneNode) Propose(_ context.Context, cmds ...cluster.Command) (cluster.O
 		raw = append(raw, b)
 	}
 	o.index++
-	o.proposed += len(cmds)
+	for _, c := range cmds {
+		if _, barrier := c.(*state.Noop); !barrier {
+			o.proposed++
+		}
+	}
 	answers := o.machine.Apply(o.index, int64(o.index), raw)
 	body, err := state.DecodeAnswer(answers[len(answers)-1])
 	return cluster.Outcome{Index: o.index, Body: body}, err
@@ -68,7 +72,7 @@ func enter(t *testing.T, o *oneNode, cfg agent.Config) map[cluster.User]agent.Se
 	if cfg.AdminUsername == "" {
 		cfg.AdminUsername = "admin"
 	}
-	made, err := agent.Enter(t.Context(), &cfg, o, o.machine.People)
+	made, err := agent.Enter(t.Context(), &cfg, o, o.machine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +188,7 @@ func TestAccountsThatCannotBe(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			o := newOneNode()
 			cfg := agent.Config{StateDir: t.TempDir(), AdminUsername: "admin", HTPasswd: file(t, c.file), Logger: slog.New(slog.DiscardHandler)}
-			_, err := agent.Enter(t.Context(), &cfg, o, o.machine.People)
+			_, err := agent.Enter(t.Context(), &cfg, o, o.machine)
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "topsecret") {
 				t.Errorf("error = %v", err)
 			}

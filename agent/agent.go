@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -15,9 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ahelme/comfyume/cluster"
-	"github.com/ahelme/comfyume/cluster/blob"
-	"github.com/ahelme/comfyume/cluster/consensus"
-	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/cluster/tailnet"
 	"github.com/ahelme/comfyume/ui"
@@ -31,18 +29,14 @@ type Agent struct {
 
 	self     cluster.Member
 	network  tailnet.Network
-	machine  *state.Machine
-	raft     *consensus.Log
-	propose  peer.Proposals
-	events   *peer.Events
-	blobs    *blob.Dir
-	accounts *accounts
+	swarm    *swarm
+	accounts *accounts // nil without the role gateway
 	health   *health
-	view     *view
 	site     *site
-	door     net.Listener
+	door     net.Listener // nil without the role gateway
 	roles    *roles
-	used     atomic.Int64 // per cent of the disk, -1 = unknown
+	leave    chan struct{} // closed when the node has left the workshop for good
+	used     atomic.Int64  // per cent of the disk, -1 = unknown
 }
 
 // New builds the node and starts its parts, one after the other. What it
@@ -58,7 +52,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger.With("component", "agent"), stack: newStack(cfg.Logger), events: peer.NewEvents()}
+	a := &Agent{cfg: cfg, log: cfg.Logger.With("component", "agent"), stack: newStack(cfg.Logger), leave: make(chan struct{})}
 	a.used.Store(-1)
 	defer func() {
 		if err != nil {
@@ -72,81 +66,74 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := openFolder(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	if a.site, err = newSite(&cfg); err != nil {
+	unlock, err := lockFolder(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	a.stack.push("folder", func(context.Context) error { return unlock() })
+	if a.site, err = newSite(&a.cfg); err != nil {
 		return nil, err
 	}
 	a.stack.run("site", a.site.run)
-
-	// The network before all that speaks over it, so it is closed after it.
-	if a.network, err = tailnet.Loopback(tailnet.Config{Dir: cfg.StateDir, Name: cfg.Hostname}); err != nil {
-		return nil, err
-	}
-	a.stack.push("network", func(context.Context) error { return a.network.Close() })
-	me := a.network.Self()
-	a.self = cluster.Member{ID: me.ID, Name: me.Name, Roles: cfg.Roles, Version: cfg.Version, Level: state.Level}
-
-	// The log. Its store is locked: from here on the state folder is ours alone.
-	a.machine = state.New(cfg.Logger)
-	a.raft, err = consensus.Open(consensus.Config{Dir: filepath.Join(cfg.StateDir, "raft"), Node: me.ID, Machine: a.machine, Logger: cfg.Logger})
-	if err != nil {
-		return nil, err
-	}
-	a.stack.run("log", a.raft.Run)
-	a.propose = peer.Proposals{Log: a.raft}
 	if err := a.announce(); err != nil {
 		return nil, err
 	}
-	if a.blobs, err = blob.OpenDir(blob.DirConfig{Path: filepath.Join(cfg.StateDir, "blobs"), Logger: cfg.Logger}); err != nil {
+
+	// The network before all that speaks over it, so it is closed after it.
+	if a.network, err = openNetwork(ctx, &a.cfg, a.site.askToLogIn); err != nil {
+		return nil, err
+	}
+	a.stack.push("network", func(context.Context) error { return a.network.Close() })
+	a.site.askToLogIn("")
+	me := a.network.Self()
+	a.self = cluster.Member{ID: me.ID, Name: me.Name, Roles: cfg.Roles, Version: cfg.Version, Level: state.Level}
+
+	// This node's part in the workshop: the table, the other nodes.
+	if a.swarm, err = newSwarm(&a.cfg, a.network, a.self); err != nil {
+		return nil, err
+	}
+	a.roles = &roles{}
+	a.swarm.report = a.report
+	source := a.source()
+	dashboard := ui.Handler(source)
+	if a.swarm.core != nil {
+		serveView(a.swarm.server, source)
+	}
+	if err := a.swarm.start(a.stack, a.people(dashboard)); err != nil {
 		return nil, err
 	}
 
-	// People. Entering them needs a leader, so it goes on in the background.
-	if a.accounts, err = newAccounts(&a.cfg, a.propose, a.machine.People, a.raft.Barrier, a.log); err != nil {
-		return nil, err
-	}
-	given, err := a.accounts.given()
-	if err != nil {
-		return nil, err
-	}
-	if err := a.accounts.makeMissing(len(given) == 0); err != nil {
-		return nil, err
-	}
-	a.stack.run("accounts", a.accounts.run)
-
-	// The roles, queue before gateway before gpu: who is asked before who asks.
-	if a.door, err = listen("gateway-listen", cfg.GatewayListen); err != nil {
-		return nil, err
-	}
-	a.stack.push("door", func(context.Context) error { return closed(a.door.Close()) })
-	if a.roles, err = a.startRoles(ctx); err != nil {
+	// The roles, gateway before gpu: who is asked before who asks.
+	if err := a.startRoles(ctx); err != nil {
 		return nil, err
 	}
 
 	// What tells about it all.
-	a.health = newHealth(cfg.Version, time.Now,
-		checkCommit(a.propose), checkFrontend(a.roles.verifyFrontend), checkAccounts(a.machine.People, a.accounts.prepared),
-		checkDisk(a.measureDisk, cfg.StateDir), checkComfyUI(a.roles.answering))
+	a.health = newHealth(cfg.Version, time.Now, a.checks()...)
 	a.stack.run("health", a.health.run)
 	registry := prometheus.NewRegistry()
-	a.view = a.newView()
-	if err := newMetrics(registry, a.view); err != nil {
+	if err := newMetrics(registry, source, a.health, func() int { return int(a.used.Load()) }); err != nil {
 		return nil, fmt.Errorf("register the metrics: %w", err)
 	}
-	dashboard := ui.Handler(a.view)
 	a.roles.open(dashboard, a.health)
-	api := &api{view: a.view, maxBody: cfg.MaxBody, instructor: cluster.User(cfg.AdminUsername), submitTo: a.roles.submit}
-	a.site.open(routes(api, dashboard, registry), a.health)
+	a.site.open(routes(a.api(source), dashboard, registry), a.health)
 	return a, nil
 }
 
-// Run lets the node work until ctx ends, or a part of it fails, and then takes
-// it down.
+// Run lets the node work until ctx ends, it leaves the workshop, or a part of
+// it fails, and then takes it down.
 func (a *Agent) Run(ctx context.Context) error {
-	a.log.Info("running", "node", a.self.Name, "id", a.self.ID, "roles", joinRoles(a.cfg.Roles), "version", a.cfg.Version, "door", a.door.Addr().String(), "site", a.site.ln.Addr().String())
+	door := "none"
+	if a.door != nil {
+		door = a.door.Addr().String()
+	}
+	a.log.Info("running", "node", a.self.Name, "id", a.self.ID, "roles", joinRoles(a.cfg.Roles), "version", a.cfg.Version, "door", door, "site", a.site.ln.Addr().String())
 	var failed error
 	select {
 	case <-ctx.Done():
 		a.log.Info("stopping", "grace", a.cfg.Grace)
+	case <-a.leave:
+		a.log.Info("this node has left the workshop; stopping")
 	case failed = <-a.stack.failed:
 		a.log.Error("a part failed; stopping", "err", failed)
 	}
@@ -180,11 +167,54 @@ func (a *Agent) measureDisk(ctx context.Context, dir string) (int, uint64, error
 	return used, free, err
 }
 
-func (a *Agent) newView() *view {
-	return &view{
-		self: a.self, machine: a.machine, log: a.raft.Status, propose: a.propose, health: a.health,
-		disk: func() int { return int(a.used.Load()) }, sockets: a.roles.gateway.Sockets, workers: a.roles.workers, gpus: a.roles.answering, lacks: a.roles.lacks, troubles: a.roles.troubles, now: time.Now,
+// source is what this node's dashboard shows: its own tables, or what a core
+// node shows it.
+func (a *Agent) source() ui.Source {
+	if a.swarm.core == nil {
+		return &guestView{swarm: a.swarm}
 	}
+	return &view{swarm: a.swarm, now: time.Now, retry: a.retry}
+}
+
+// people is what the node's address on the network shows to a person: the
+// dashboard to those whose sign-in name was entered, nothing to others.
+func (a *Agent) people(dashboard http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, err := a.swarm.reach.whoIs(r.Context(), r.RemoteAddr)
+		if err != nil || who.Login == "" || !a.isAdmin(who.Login) {
+			notFound().ServeHTTP(w, r)
+			return
+		}
+		dashboard.ServeHTTP(w, r.WithContext(ui.As(r.Context(), "tailnet/"+who.Login)))
+	})
+}
+
+func (a *Agent) isAdmin(login string) bool {
+	for _, l := range a.cfg.AdminLogins {
+		if l == login {
+			return true
+		}
+	}
+	return false
+}
+
+// report is what this node says of itself to the others.
+func (a *Agent) report() report {
+	r := report{Member: a.self, Disk: int(a.used.Load()), Workers: a.roles.workers()}
+	if h := a.roles.health.Load(); h != nil {
+		r.Health, r.Problems = h.report(), h.problems()
+	}
+	if c := a.swarm.core; c != nil {
+		status := c.raft.Status()
+		r.Log, r.Waits = &status, c.waits()
+		if c.mirror != nil {
+			r.Missing = c.mirror.Missing()
+		}
+	}
+	if g := a.roles.gateway.Load(); g != nil {
+		r.Sockets, r.Troubles, r.Lacks = g.Sockets(), a.roles.troubles(), a.roles.lacks(a.swarm)
+	}
+	return r
 }
 
 // closed is err, unless it says that the thing was closed already.
@@ -195,8 +225,14 @@ func closed(err error) error {
 	return err
 }
 
-// Door is the address at which participants' browsers come in.
-func (a *Agent) Door() net.Addr { return a.door.Addr() }
+// Door is the address at which participants' browsers come in, nil without the
+// role gateway.
+func (a *Agent) Door() net.Addr {
+	if a.door == nil {
+		return nil
+	}
+	return a.door.Addr()
+}
 
 // Site is the address of this node's own site, and the token that it asks for.
 func (a *Agent) Site() (addr net.Addr, token Secret) {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/cluster/policy"
 	"github.com/ahelme/comfyume/roles/gateway/signin"
 	"github.com/ahelme/comfyume/ui"
 )
@@ -19,16 +19,26 @@ import (
 // api is what the command line asks of a running agent. The site has checked
 // the token before.
 type api struct {
-	view       *view
+	agent      *Agent
+	source     ui.Source
 	maxBody    int64
 	instructor cluster.User
-	// submitTo is POST /prompt of the gateway, as if user had sent body.
-	submitTo func(ctx context.Context, user cluster.User, body []byte) (status int, answer []byte)
+}
+
+func (a *Agent) api(source ui.Source) *api {
+	return &api{agent: a, source: source, maxBody: a.cfg.MaxBody, instructor: cluster.User(a.cfg.AdminUsername)}
+}
+
+// core is the table of this node, or the refusal of one that has none.
+func (a *api) core() (*core, error) {
+	if c := a.agent.swarm.core; c != nil {
+		return c, nil
+	}
+	return nil, cluster.Errorf(cluster.Forbidden, "this node only runs jobs and cannot steer the workshop: use a node that holds the table, see node ls")
 }
 
 func (a *api) submit(w http.ResponseWriter, r *http.Request) {
-	user := cluster.User(r.URL.Query().Get("user"))
-	if _, err := a.person(user); err != nil {
+	if _, err := a.core(); err != nil {
 		answerError(w, err)
 		return
 	}
@@ -37,20 +47,36 @@ func (a *api) submit(w http.ResponseWriter, r *http.Request) {
 		answerError(w, cluster.Errorf(cluster.TooLarge, "the workflow is over the limit of %d bytes", a.maxBody))
 		return
 	}
-	status, answer := a.submitTo(r.Context(), user, body)
+	status, answer, err := a.agent.submit(r.Context(), cluster.User(r.URL.Query().Get("user")), body)
+	if err != nil {
+		answerError(w, err)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(answer) // a reader that went away is not our failure
 }
 
-func (a *api) person(u cluster.User) (people.Person, error) {
-	var p people.Person
-	var ok bool
-	a.view.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
-	if !ok {
-		return p, cluster.Errorf(cluster.NotFound, "there is no user %q: see comfyume-agent user ls", u)
+// do is what buttons do, for the command line.
+func (a *api) do(w http.ResponseWriter, r *http.Request) {
+	var act ui.Action
+	if err := decode(w, r, &act); err != nil {
+		answerError(w, err)
+		return
 	}
-	return p, nil
+	for i, id := range act.Jobs { // a job may be named by the beginning of its id
+		j, err := a.find(id.String())
+		if err != nil {
+			answerError(w, err)
+			return
+		}
+		act.Jobs[i] = j.ID
+	}
+	if err := a.source.Do(r.Context(), localActor(r), act); err != nil {
+		answerError(w, err)
+		return
+	}
+	answer(w, http.StatusOK, struct{}{})
 }
 
 // JobList answers GET /api/jobs.
@@ -63,7 +89,7 @@ type JobList struct {
 // list is the open jobs, or with state= the ended ones too.
 func (a *api) list(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	v := a.view.View()
+	v := a.source.View()
 	all := append(slices.Clone(v.Queue), v.Recent...)
 	state, user := q.Get("state"), cluster.User(q.Get("user"))
 	out := JobList{Schema: ui.SchemaVersion, Jobs: []ui.Job{}, More: v.More}
@@ -82,13 +108,26 @@ func (a *api) list(w http.ResponseWriter, r *http.Request) {
 
 // JobReport answers GET /api/job.
 type JobReport struct {
-	Schema int    `json:"schema_version"`
-	Job    ui.Job `json:"job"`
-	Epoch  uint64 `json:"epoch"`
-	Client string `json:"client_id"`
+	Schema  int           `json:"schema_version"`
+	Job     ui.Job        `json:"job"`
+	Epoch   uint64        `json:"epoch"`
+	Client  string        `json:"client_id"`
+	Past    []string      `json:"past,omitempty"`    // workers that had it before
+	Orphans []jobs.Orphan `json:"orphans,omitempty"` // results that came too late
 }
 
 func (a *api) job(w http.ResponseWriter, r *http.Request) {
+	v := a.source.View()
+	c := a.agent.swarm.core
+	if c == nil {
+		j, err := seen(v, r.URL.Query().Get("id"))
+		if err != nil {
+			answerError(w, err)
+			return
+		}
+		answer(w, http.StatusOK, JobReport{Schema: ui.SchemaVersion, Job: j})
+		return
+	}
 	j, err := a.find(r.URL.Query().Get("id"))
 	if err != nil {
 		answerError(w, err)
@@ -96,16 +135,44 @@ func (a *api) job(w http.ResponseWriter, r *http.Request) {
 	}
 	out := JobReport{Schema: ui.SchemaVersion, Job: row(&j), Epoch: j.Epoch, Client: j.ClientID}
 	if j.State == jobs.Running {
-		out.Job.Percent, out.Job.At = far(a.view.workers(), j.ID)
+		out.Job.Percent, out.Job.At = far(v.Workers, j.ID)
 	}
+	for _, p := range j.Past {
+		out.Past = append(out.Past, string(p.Worker))
+	}
+	c.machine.Jobs(func(t *jobs.Table) { out.Orphans = t.Orphans(j.ID) })
 	answer(w, http.StatusOK, out)
+}
+
+// seen finds a job in a view.
+func seen(v ui.View, id string) (ui.Job, error) {
+	for _, j := range append(slices.Clone(v.Queue), v.Recent...) {
+		if whole := string(j.User) + "/" + j.Prompt; whole == id || len(id) >= minPrefix && strings.HasPrefix(j.Prompt, id) {
+			return j, nil
+		}
+	}
+	return ui.Job{}, cluster.Errorf(cluster.NotFound, "there is no job %q among those that this node shows", id)
+}
+
+// retry queues an ended job again and answers the new one's id.
+func (a *api) retry(w http.ResponseWriter, r *http.Request) {
+	j, err := a.find(r.URL.Query().Get("id"))
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	id, err := a.agent.retry(r.Context(), j.ID)
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answer(w, http.StatusOK, id)
 }
 
 func (a *api) cancel(w http.ResponseWriter, r *http.Request) {
 	j, err := a.find(r.URL.Query().Get("id"))
 	if err == nil {
-		actor := localActor(r)
-		err = a.view.cancel(r.Context(), a.view.propose.As(actor), j.ID, actor)
+		err = a.source.Do(r.Context(), localActor(r), ui.Action{Verb: ui.CancelJob, User: j.ID.User, Prompt: j.ID.Prompt})
 	}
 	if err != nil {
 		answerError(w, err)
@@ -120,30 +187,30 @@ const minPrefix = 4
 // find takes "user/prompt", a whole prompt id, or a beginning of one that only
 // one job has.
 func (a *api) find(id string) (jobs.Job, error) {
+	c, err := a.core()
+	if err != nil {
+		return jobs.Job{}, err
+	}
 	user, prompt, named := strings.Cut(id, "/")
-	if !named {
-		user, prompt = "", id
+	if !named || user == "" {
+		user, prompt, named = "", strings.TrimPrefix(id, "/"), false
 	}
 	if len(prompt) < minPrefix {
 		return jobs.Job{}, cluster.Errorf(cluster.Invalid, "a job is named by its prompt id or at least the first %d signs of it", minPrefix)
 	}
-	var known []people.Person
-	a.view.machine.People(func(t *people.Table) { known = t.People() })
 	var whole, begins []jobs.Job
-	a.view.machine.Jobs(func(t *jobs.Table) {
-		for _, p := range known {
-			if named && string(p.Name) != user {
-				continue
+	c.machine.Jobs(func(t *jobs.Table) {
+		t.Rows(func(j *jobs.Job) bool {
+			switch {
+			case named && string(j.ID.User) != user:
+			case j.Hidden && j.State != jobs.Cancelled:
+			case j.ID.Prompt == prompt:
+				whole = append(whole, *j)
+			case strings.HasPrefix(j.ID.Prompt, prompt):
+				begins = append(begins, *j)
 			}
-			for _, j := range append(t.Open(p.Name), t.History(p.Name)...) {
-				switch {
-				case j.ID.Prompt == prompt:
-					whole = append(whole, j)
-				case strings.HasPrefix(j.ID.Prompt, prompt):
-					begins = append(begins, j)
-				}
-			}
-		}
+			return true
+		})
 	})
 	if len(whole) > 0 {
 		begins = whole
@@ -164,7 +231,7 @@ type UserList struct {
 }
 
 func (a *api) users(w http.ResponseWriter, _ *http.Request) {
-	v := a.view.View()
+	v := a.source.View()
 	answer(w, http.StatusOK, UserList{Schema: ui.SchemaVersion, Users: append([]ui.Person{}, v.People...)})
 }
 
@@ -209,7 +276,7 @@ func (a *api) setPassword(w http.ResponseWriter, r *http.Request, u NewUser, put
 		return
 	}
 	put.Hash = hash
-	if _, err := a.view.propose.As(localActor(r)).Propose(r.Context(), put); err != nil {
+	if err := a.propose(r, put); err != nil {
 		answerError(w, err)
 		return
 	}
@@ -217,6 +284,15 @@ func (a *api) setPassword(w http.ResponseWriter, r *http.Request, u NewUser, put
 		u.Password = "" // the asker knows it
 	}
 	answer(w, http.StatusOK, u)
+}
+
+// propose commits a command for the person at the keyboard.
+func (a *api) propose(r *http.Request, cmd cluster.Command) error {
+	c, err := a.core()
+	if err != nil {
+		return err
+	}
+	return commit(r.Context(), c.propose.As(localActor(r)), cmd)
 }
 
 func (a *api) disable(w http.ResponseWriter, r *http.Request) {
@@ -227,16 +303,34 @@ func (a *api) disable(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	c := &people.Disable{Name: cluster.User(r.PathValue("name")), Undo: how.Undo}
-	if _, err := a.view.propose.As(localActor(r)).Propose(r.Context(), c); err != nil {
+	if err := a.propose(r, &people.Disable{Name: cluster.User(r.PathValue("name")), Undo: how.Undo}); err != nil {
 		answerError(w, err)
 		return
 	}
 	answer(w, http.StatusOK, struct{}{})
 }
 
+// mode chooses the queue's mode, or says what it is.
+func (a *api) mode(w http.ResponseWriter, r *http.Request) {
+	c, err := a.core()
+	if err == nil && r.Method == http.MethodPost {
+		err = a.source.Do(r.Context(), localActor(r), ui.Action{Verb: ui.SetMode, Mode: r.URL.Query().Get("mode")})
+	}
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	mode := policy.Mode(c.machine.Settings().Mode)
+	if mode == "" {
+		mode = policy.FIFO
+	}
+	answer(w, http.StatusOK, struct {
+		Mode policy.Mode `json:"mode"`
+	}{mode})
+}
+
 // maxRequest bounds the small JSON bodies, in bytes.
-const maxRequest = 4 << 10
+const maxRequest = 64 << 10
 
 func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))

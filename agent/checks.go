@@ -13,13 +13,75 @@ import (
 	"github.com/ahelme/comfyume/cluster/state"
 )
 
+// checks are the things that health means on this node.
+func (a *Agent) checks() []check {
+	out := []check{}
+	s := a.swarm
+	if s.core != nil {
+		out = append(out, checkCommit(s.core.propose, s.core.waits))
+	} else {
+		out = append(out, checkEntered(s.guest))
+	}
+	if a.cfg.Has(cluster.Gateway) {
+		out = append(out, checkFrontend(a.roles.verifyFrontend), checkAccounts(s.core.machine.People, a.accounts.prepared))
+	}
+	out = append(out, checkDisk(a.measureDisk, a.cfg.StateDir))
+	switch {
+	case a.cfg.Has(cluster.GPU):
+		out = append(out, checkComfyUI(a.roles.answering))
+	case a.cfg.Has(cluster.Gateway):
+		out = append(out, checkComfyUI(s.answering))
+	}
+	return out
+}
+
+// answering counts the workers of all nodes that can take a job.
+func (s *swarm) answering() (up, all int, why string) {
+	for _, h := range s.reports.list() {
+		for _, w := range h.Workers {
+			all++
+			switch {
+			case time.Since(h.at) > fresh:
+				why = "node " + h.Member.Name + " is silent"
+			case answers(w):
+				up++
+			default:
+				why = w.Detail
+			}
+		}
+	}
+	return up, all, why
+}
+
+// checkEntered asks whether the workshop knows this node.
+func checkEntered(g *guest) check {
+	return check{
+		name: "joined", required: true, every: 3 * time.Second, fresh: 60 * time.Second,
+		cure: "start a node with the role queue; check that both are on the same tailnet and that this one's key has tag:comfyume-gpu",
+		do: func(context.Context) (string, error) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			switch {
+			case g.trouble != "":
+				return "", cluster.Errorf(cluster.Unavailable, "%s", g.trouble)
+			case g.entered.IsZero():
+				return "", cluster.Errorf(cluster.Unavailable, "this node has not joined the workshop yet")
+			}
+			return "entered as a worker", nil
+		},
+	}
+}
+
 // checkCommit commits a command that changes nothing. It alone proves that a
 // participant's job would be accepted and kept.
-func checkCommit(p cluster.Proposer) check {
+func checkCommit(p cluster.Proposer, waits func() string) check {
 	return check{
 		name: "commit", required: true, every: 3 * time.Second, fresh: 10 * time.Second,
-		cure: "see the log for disk errors; if the disk is full, free space; then restart this agent",
+		cure: "see comfyume-agent raft ls: which of the nodes that vote do not answer? See the log for disk errors",
 		do: func(ctx context.Context) (string, error) {
+			if why := waits(); why != "" {
+				return "", cluster.Errorf(cluster.NoLeader, "%s", why)
+			}
 			begin := time.Now()
 			out, err := p.Propose(ctx, &state.Noop{})
 			if err != nil {

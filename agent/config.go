@@ -15,6 +15,8 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/tailnet"
 )
 
 // Secret is a text that no log and no page may show.
@@ -38,6 +40,20 @@ type Config struct {
 	StateDir string
 	Hostname string        // "" asks the operating system
 	Grace    time.Duration // how long stopping may take; 0 = 30 s
+
+	Network      string // "tailnet" or "loopback"; "" = tailnet, with Dev no other nodes
+	Hall         string // folder in which loopback agents meet
+	Vote         consensus.Vote
+	Form         bool
+	Profile      consensus.Profile
+	ControlURL   string
+	AdminLogins  []string
+	AuthKey      Secret
+	ClientSecret Secret
+	TailnetAPI   string // where keys are minted; "" = Tailscale's own
+	// Joined is a network to use in place of a new one, for tests. It is closed
+	// with the agent.
+	Joined tailnet.Network
 
 	SiteListen    string // host:port, port 0 takes a free one; "" = 127.0.0.1:7180 or the next free one
 	SiteFixed     bool   // SiteListen was chosen by somebody: a taken port is an error
@@ -68,6 +84,11 @@ type Config struct {
 	Version   string       // of this build, for pages
 }
 
+// Core reports whether the node holds the table; one that only runs jobs does not.
+func (c *Config) Core() bool {
+	return c.Has(cluster.Queue) || c.Has(cluster.Gateway) || c.Has(cluster.Backup)
+}
+
 // Has reports whether the node plays a role.
 func (c *Config) Has(r cluster.Role) bool { return slices.Contains(c.Roles, r) }
 
@@ -83,12 +104,15 @@ func (v *Values) Config() (Config, error) {
 		FrontendWheel: absolute(v.text("frontend-wheel")), WheelDir: absolute(v.text("wheel-dir")), FrontendSHA256: strings.ToLower(v.text("frontend-sha256")),
 		PackageIndex: v.text("package-index"), Templates: absolute(v.text("templates")), DefaultTemplate: v.text("default-template"),
 		ComfyUIURLs: parseList(v.text("comfyui-url")), LogFormat: v.text("log-format"),
+		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
+		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
+		AuthKey: Secret(v.text("ts-authkey")), ClientSecret: Secret(v.text("ts-client-secret")),
 	}
 	if err := c.LogLevel.UnmarshalText([]byte(v.text("log-level"))); err != nil {
 		return Config{}, cluster.Errorf(cluster.Invalid, "--log-level: %v", err)
 	}
-	if v.text("ts-authkey") != "" {
-		v.Notes = append(v.Notes, "COMFYUME_TS_AUTHKEY is set and not used: this version joins no tailnet yet")
+	if c.Dev && c.AuthKey != "" {
+		v.Notes = append(v.Notes, "COMFYUME_TS_AUTHKEY is set and not used: --dev has no other nodes")
 	}
 	var err error
 	if c.Roles, err = cluster.ParseRoles(v.text("roles")); err != nil {
@@ -132,12 +156,12 @@ func (c *Config) Validate() error {
 		return bad("the role backup is not in this version yet: leave it out of --roles")
 	case len(c.Roles) == 0:
 		return bad("say what this node does, e.g. --roles=gateway,queue,gpu, or use --dev for a whole workshop on this machine")
-	case !c.Has(cluster.Queue):
-		return bad("--roles=%s has no queue: nodes do not find each other over the tailnet in this version yet, so a node stands alone and needs the role queue", joinRoles(c.Roles))
-	case !c.Has(cluster.Gateway):
-		return bad("--roles=%s has no gateway: nodes do not find each other over the tailnet in this version yet, so a node stands alone and needs the role gateway", joinRoles(c.Roles))
+	case c.Dev && !(c.Has(cluster.Queue) && c.Has(cluster.Gateway)):
+		return bad("--dev --roles=%s: a workshop on one machine alone needs the roles queue and gateway", joinRoles(c.Roles))
+	case c.Form && !c.Has(cluster.Queue):
+		return bad("--form --roles=%s: only a node with the role queue can form a workshop", joinRoles(c.Roles))
 	case c.Has(cluster.GPU) && !c.Dev && len(c.ComfyUIURLs) == 0:
-		return bad("the role gpu needs a ComfyUI: give --comfyui-url=http://127.0.0.1:8188 (or --dev, which brings sketch)")
+		return bad("the role gpu needs a ComfyUI: give --comfyui-url=http://127.0.0.1:8188 (or --comfyui-url=sketch for our own small one)")
 	case !c.Has(cluster.GPU) && len(c.ComfyUIURLs) > 0:
 		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
 	case c.StateDir == "":
@@ -156,18 +180,24 @@ func (c *Config) Validate() error {
 			return err
 		}
 	}
-	for _, a := range []struct{ flag, addr string }{{"gateway-listen", c.GatewayListen}, {"site-listen", cmp.Or(c.SiteListen, defaultSite)}} {
+	for _, a := range []struct{ flag, addr string }{{"gateway-listen", cmp.Or(c.GatewayListen, devGatewayListen)}, {"site-listen", cmp.Or(c.SiteListen, defaultSite)}} {
 		if _, _, err := net.SplitHostPort(a.addr); err != nil {
 			return bad("--%s=%s: use HOST:PORT, e.g. 127.0.0.1:8800 or :443", a.flag, a.addr)
 		}
 	}
 	for _, u := range c.ComfyUIURLs {
+		if u == sketchURL {
+			continue
+		}
 		if p, err := url.Parse(u); err != nil || p.Host == "" || p.Scheme != "http" && p.Scheme != "https" {
 			return bad("--comfyui-url=%s: use an address such as http://127.0.0.1:8188", u)
 		}
 	}
 	return nil
 }
+
+// sketchURL stands for our own small ComfyUI in place of an address.
+const sketchURL = "sketch"
 
 // defaultSite is where the site listens when nobody says.
 const defaultSite = "127.0.0.1:7180"

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
-	"github.com/ahelme/comfyume/cluster/people"
 )
 
 // What the tests of this package look into.
@@ -40,20 +39,14 @@ var (
 )
 
 // Enter prepares and enters the accounts once, and returns the made passwords.
-func Enter(ctx context.Context, cfg *Config, p cluster.Proposer, table func(func(*people.Table))) (made map[cluster.User]Secret, err error) {
-	a, err := newAccounts(cfg, p, table, func(context.Context) error { return nil }, cfg.Logger)
+func Enter(ctx context.Context, cfg *Config, p cluster.Proposer, tables accountTables) (made map[cluster.User]Secret, err error) {
+	a, err := newAccounts(cfg, p, tables, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	given, err := a.given()
-	if err != nil {
-		return nil, err
-	}
-	if err := a.makeMissing(len(given) == 0); err != nil {
-		return nil, err
-	}
-	return a.made, a.enter(ctx)
+	err = a.enter(ctx)
+	return a.passwords(), err
 }
 
 // Routes are the door's.
-func (a *Agent) Routes() []string { return a.roles.gateway.Routes() }
+func (a *Agent) Routes() []string { return a.roles.gateway.Load().Routes() }

@@ -45,7 +45,7 @@ func (n *node) set(change func()) {
 
 func (n *node) health() *agent.Health {
 	return agent.NewHealth(time.Now,
-		agent.CheckCommit(n),
+		agent.CheckCommit(n, func() string { return "" }),
 		agent.CheckFrontend(func() (string, error) { n.mu.Lock(); defer n.mu.Unlock(); return "1.37.11", n.frontend }),
 		agent.CheckAccounts(func(f func(*people.Table)) { n.mu.Lock(); defer n.mu.Unlock(); f(n.people) }, func() error { return n.accounts }),
 		agent.CheckDisk(func(context.Context, string) (int, uint64, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/roles/comfy"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gpu"
@@ -45,7 +46,7 @@ func (r *roles) healthz() (status int, body []byte) {
 
 // submit is POST /prompt, as if the user's own page had sent it.
 func (r *roles) submit(ctx context.Context, user cluster.User, body []byte) (status int, answer []byte) {
-	accepted, err := r.gateway.Submit(ctx, user, body)
+	accepted, err := r.gateway.Load().Submit(ctx, user, body)
 	var refused *comfy.PromptError
 	switch {
 	case err == nil:
@@ -72,9 +73,9 @@ func (r *roles) verifyFrontend() (string, error) {
 	return fmt.Sprintf("%s, every file verified at %s", r.files.Version(), at.Format(time.TimeOnly)), nil
 }
 
-// answering counts the workers whose ComfyUI can take a job.
+// answering counts the workers of this node whose ComfyUI can take a job.
 func (r *roles) answering() (up, all int, why string) {
-	for _, w := range r.gpus {
+	for _, w := range r.mine() {
 		s := w.gpu.Status()
 		if s.Phase != gpu.Waiting && s.Phase != gpu.Probing {
 			up++
@@ -82,13 +83,21 @@ func (r *roles) answering() (up, all int, why string) {
 			why = s.Problem
 		}
 	}
-	return up, len(r.gpus), why
+	return up, len(r.mine()), why
+}
+
+// mine are this node's workers.
+func (r *roles) mine() []worker {
+	if all := r.gpus.Load(); all != nil {
+		return *all
+	}
+	return nil
 }
 
 // workers is what this node's workers say of themselves.
 func (r *roles) workers() []ui.Worker {
 	var out []ui.Worker
-	for _, w := range r.gpus {
+	for _, w := range r.mine() {
 		s := w.gpu.Status()
 		row := ui.Worker{
 			ID: w.id, State: string(s.Phase), Since: s.Since.UnixMilli(), ComfyUI: s.Version, Device: s.Device,
@@ -107,17 +116,19 @@ const lacksEvery = 5 * time.Second
 
 // lacks names the templates that would not run, and why. Before a worker was
 // seen nothing is known of any, and that is a problem of its own.
-func (r *roles) lacks() []lack {
+func (r *roles) lacks(s *swarm) []lack {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if time.Since(r.compared) < lacksEvery {
 		return r.lacking
 	}
 	r.compared, r.lacking = time.Now(), nil
-	if _, all, _ := r.answering(); all == 0 {
+	known := 0
+	s.core.machine.Models(func(t *models.Table) { known = len(t.Workers()) })
+	if known == 0 {
 		return nil
 	}
-	for _, t := range r.gateway.Templates() {
+	for _, t := range r.gateway.Load().Templates() {
 		if what := inWords(t); what != "" {
 			r.lacking = append(r.lacking, lack{t.Name, what})
 		}
@@ -153,7 +164,7 @@ func inWords(t gateway.TemplateStatus) string {
 // sees when somebody says that it does not work.
 func (r *roles) troubles() map[cluster.User]gateway.Problem {
 	out := map[cluster.User]gateway.Problem{}
-	for u, list := range r.gateway.Problems() {
+	for u, list := range r.gateway.Load().Problems() {
 		if u != "" && len(list) > 0 {
 			out[u] = list[0]
 		}

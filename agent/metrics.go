@@ -5,14 +5,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/ui"
 )
 
 // metrics reads its figures from the tables when it is asked. No label ever
 // holds a user's name or a job's id.
 type metrics struct {
-	view *view
+	source ui.Source
+	health *health
+	used   func() int // per cent of the disk, -1 = unknown
 
-	info, jobs, online, people, workers, ready, check, checkAge, index, leads, disk *prometheus.Desc
+	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -20,9 +23,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 // newMetrics registers everything this node tells about itself.
-func newMetrics(reg prometheus.Registerer, v *view) error {
+func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, used func() int) error {
 	m := &metrics{
-		view:     v,
+		source: source, health: h, used: used,
 		info:     desc("agent_info", "Always 1; its labels say which build runs.", "version"),
 		jobs:     desc("jobs_current", "Jobs in the table by state.", "state"),
 		online:   desc("people_online_current", "People with an open page."),
@@ -31,8 +34,12 @@ func newMetrics(reg prometheus.Registerer, v *view) error {
 		ready:    desc("health_ready", "1 when this node can take work."),
 		check:    desc("health_check_ok", "1 when a check went well lately.", "check"),
 		checkAge: desc("health_check_age_seconds", "Since a check last went well, -1 = never.", "check"),
-		index:    desc("log_applied_index", "Index of the last entry applied here."),
+		nodes:    desc("nodes_current", "Machines of the workshop by state.", "state"),
+		index:    desc("log_last_index", "Index of the newest entry of the log."),
+		copied:   desc("log_copied_index", "Index up to which entries are on two machines, 0 = not known here."),
 		leads:    desc("log_leader", "1 on the node that leads."),
+		voters:   desc("log_voters_current", "Nodes that vote."),
+		writable: desc("log_writable", "1 when changes can be made, as far as this node knows."),
 		disk:     desc("disk_used_ratio", "Share of the state folder's disk that is used."),
 	}
 	for _, c := range []prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
@@ -45,7 +52,7 @@ func newMetrics(reg prometheus.Registerer, v *view) error {
 
 // Describe lists the figures.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.ready, m.check, m.checkAge, m.index, m.leads, m.disk} {
+	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk} {
 		ch <- d
 	}
 }
@@ -55,7 +62,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	v := m.view.View()
+	v := m.source.View()
 	gauge(m.info, 1, v.Head.Version)
 	for state, n := range map[jobs.State]int{jobs.Pending: v.Counts.Waiting, jobs.Running: v.Counts.Running, jobs.Done: v.Counts.Done, jobs.Failed: v.Counts.Failed, jobs.Cancelled: v.Counts.Cancelled} {
 		gauge(m.jobs, float64(n), string(state))
@@ -75,16 +82,25 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range states {
 		gauge(m.workers, float64(n), state)
 	}
-	r := m.view.health.report()
+	r := m.health.report()
 	gauge(m.ready, number(r.Ready))
 	for _, c := range r.Checks {
 		gauge(m.check, number(c.OK), c.Name)
 		gauge(m.checkAge, c.Age, c.Name)
 	}
-	index, _ := m.view.machine.Applied()
-	gauge(m.index, float64(index))
+	machines := map[string]int{}
+	for _, n := range v.Nodes {
+		machines[n.State]++
+	}
+	for state, n := range machines {
+		gauge(m.nodes, float64(n), state)
+	}
+	gauge(m.index, float64(v.Log.Last))
+	gauge(m.copied, float64(v.Log.Copied))
 	gauge(m.leads, number(v.Head.Leader == v.Head.Node))
-	if used := m.view.disk(); used >= 0 {
+	gauge(m.voters, float64(v.Head.Voters))
+	gauge(m.writable, number(v.Head.ReadOnly == ""))
+	if used := m.used(); used >= 0 {
 		gauge(m.disk, float64(used)/100)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,21 +16,20 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
+	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gateway/frontend"
 	"github.com/ahelme/comfyume/roles/gateway/signin"
 	"github.com/ahelme/comfyume/roles/gpu"
-	"github.com/ahelme/comfyume/roles/queue"
 	"github.com/ahelme/comfyume/roles/sketch"
 )
 
-// roles is what this node was started to do.
+// roles is what this node was started to do beside holding the table.
 type roles struct {
-	steward *queue.Steward
-	gateway *gateway.Gateway
+	gateway atomic.Pointer[gateway.Gateway]
 	files   *frontend.Files
-	gpus    []worker
+	gpus    atomic.Pointer[[]worker]
 
 	// Set by open: the door is built before what is shown behind it.
 	dashboard atomic.Pointer[http.Handler]
@@ -48,29 +48,27 @@ type worker struct {
 
 // startRoles builds and starts the roles in the order in which they need each
 // other: who is asked before who asks.
-func (a *Agent) startRoles(ctx context.Context) (*roles, error) {
-	r := &roles{}
-	var err error
-	r.steward, err = queue.New(queue.Config{
-		Jobs: a.machine, Propose: a.propose, Watch: func() queue.Watcher { return a.machine.Watch() },
-		Leads: a.raft.Leads, Leading: a.raft.Leading(), Logger: a.cfg.Logger,
-	})
-	if err != nil {
-		return nil, err
-	}
-	a.stack.run("queue", r.steward.Run)
-	if err := a.startGateway(ctx, r); err != nil {
-		return nil, err
-	}
-	if a.cfg.Has(cluster.GPU) {
-		if err := a.startWorkers(r); err != nil {
-			return nil, err
+func (a *Agent) startRoles(ctx context.Context) (err error) {
+	if a.cfg.Has(cluster.Gateway) {
+		if a.accounts, err = newAccounts(&a.cfg, a.swarm.core.propose, a.swarm.core.machine, a.log); err != nil {
+			return err
+		}
+		a.stack.run("accounts", a.accounts.run)
+		if a.door, err = listen("gateway-listen", a.cfg.GatewayListen); err != nil {
+			return err
+		}
+		a.stack.push("door", func(context.Context) error { return closed(a.door.Close()) })
+		if err := a.startGateway(ctx); err != nil {
+			return err
 		}
 	}
-	return r, nil
+	if a.cfg.Has(cluster.GPU) {
+		return a.startWorkers()
+	}
+	return nil
 }
 
-func (a *Agent) startGateway(ctx context.Context, r *roles) error {
+func (a *Agent) startGateway(ctx context.Context) error {
 	binary, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find our own binary: %w", err)
@@ -79,6 +77,7 @@ func (a *Agent) startGateway(ctx context.Context, r *roles) error {
 	if a.cfg.WheelDir != "" {
 		search = append([]string{a.cfg.WheelDir}, search...)
 	}
+	r, core := a.roles, a.swarm.core
 	r.files, err = frontend.Load(ctx, frontend.Config{
 		Version: a.cfg.FrontendVersion, Wheel: a.cfg.FrontendWheel, SHA256: a.cfg.FrontendSHA256, Dir: filepath.Join(a.cfg.StateDir, "frontend"),
 		Search: search, Index: a.cfg.PackageIndex, Logger: a.cfg.Logger,
@@ -86,17 +85,16 @@ func (a *Agent) startGateway(ctx context.Context, r *roles) error {
 	if err != nil {
 		return err
 	}
-	name, hash, err := a.accounts.instructor()
+	sign, err := signin.New(signin.Config{
+		Person: a.person, Instructor: cluster.User(a.cfg.AdminUsername), InstructorHash: func() string { return core.machine.Settings().Instructor }, Logger: a.cfg.Logger,
+	})
 	if err != nil {
 		return err
 	}
-	sign, err := signin.New(signin.Config{Person: a.person, Instructor: name, InstructorHash: hash, Logger: a.cfg.Logger})
-	if err != nil {
-		return err
-	}
-	r.gateway, err = gateway.New(gateway.Config{
-		Node: a.self.ID, Listener: a.door, Tables: a.machine, Propose: r.steward.Admit(), Watch: func() gateway.Watcher { return a.machine.Watch() },
-		Blobs: a.blobs, Subscribe: a.events.Subscribe, SignIn: sign, Frontend: r.files,
+	events := peer.NewEvents()
+	gw, err := gateway.New(gateway.Config{
+		Node: a.self.ID, Listener: a.door, Tables: core.machine, Propose: core.steward.Admit(), Watch: func() gateway.Watcher { return core.machine.Watch() },
+		Blobs: core.mirror, Subscribe: events.Subscribe, SignIn: sign, Frontend: r.files,
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
 		MaxWaiting:   a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
@@ -104,49 +102,62 @@ func (a *Agent) startGateway(ctx context.Context, r *roles) error {
 	if err != nil {
 		return err
 	}
+	// From here on pages get events, and workers the tokens that came with a job.
+	a.swarm.hear(events.Publish)
+	core.secrets.Store(&gatewaySecrets{gw.Secrets})
+	r.gateway.Store(gw)
+	serveSubmits(a.swarm.server, r)
 	if ap, err := netip.ParseAddrPort(a.door.Addr().String()); err == nil && !ap.Addr().IsLoopback() {
 		a.log.Warn("the door speaks plain HTTP and can be reached from other machines: put a TLS proxy in front of it", "door", ap)
 	}
-	a.stack.run("gateway", r.gateway.Run)
+	a.stack.run("gateway", gw.Run)
 	return nil
 }
 
 func (a *Agent) person(u cluster.User) (p people.Person, ok bool) {
-	a.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
+	a.swarm.core.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
 	return p, ok
 }
 
-func (a *Agent) startWorkers(r *roles) error {
-	urls := a.cfg.ComfyUIURLs
+func (a *Agent) startWorkers() error {
+	urls := slices.Clone(a.cfg.ComfyUIURLs)
 	if len(urls) == 0 {
-		url, err := a.startSketch()
-		if err != nil {
-			return err
-		}
-		urls = []string{url}
+		urls = []string{sketchURL}
 	}
+	work := a.swarm.work()
+	var all []worker
 	for i, url := range urls {
-		id := cluster.WorkerID(fmt.Sprintf("%s/%d", a.self.Name, i))
-		w, err := gpu.New(gpu.Config{
-			ID: id, Node: a.self.ID, URL: url, Queue: r.steward, Blobs: a.blobs, Secrets: r.gateway.Secrets, Publish: a.events.Publish,
-			Register: func(ctx context.Context, w models.Worker) error {
-				_, err := a.propose.Propose(ctx, &models.PutWorker{Worker: w})
+		if url == sketchURL {
+			var err error
+			if url, err = a.startSketch(); err != nil {
 				return err
-			},
-			Await: a.await, Logger: a.cfg.Logger,
-		})
+			}
+		}
+		id := cluster.WorkerID(fmt.Sprintf("%s/%d", a.self.Name, i))
+		cfg := gpu.Config{
+			ID: id, Node: a.self.ID, URL: url, Queue: work, Blobs: a.swarm.blobs, Secrets: work.Secrets, Publish: a.swarm.links.Publish, Flush: a.swarm.links.Flush,
+			Register: func(ctx context.Context, w models.Worker) error { return work.Register(ctx, w) }, Logger: a.cfg.Logger,
+		}
+		if a.swarm.core != nil {
+			cfg.Await = a.await
+		}
+		if !a.cfg.Has(cluster.Gateway) {
+			cfg.Depot = &peer.Depot{Client: a.swarm.client, Local: a.swarm.blobs, Keepers: a.swarm.keepers}
+		}
+		w, err := gpu.New(cfg)
 		if err != nil {
 			return err
 		}
 		a.stack.run("worker "+string(id), w.Run)
-		r.gpus = append(r.gpus, worker{id, w})
+		all = append(all, worker{id, w})
 	}
+	a.roles.gpus.Store(&all)
 	return nil
 }
 
 // await waits until a worker must do something else with its job than go on.
 func (a *Agent) await(ctx context.Context, l jobs.Lease) (jobs.Verdict, error) {
-	w := a.machine.Watch()
+	w := a.swarm.core.machine.Watch()
 	defer w.Close()
 	for {
 		if v := a.verdict(l); v != jobs.Go {
@@ -159,9 +170,11 @@ func (a *Agent) await(ctx context.Context, l jobs.Lease) (jobs.Verdict, error) {
 }
 
 func (a *Agent) verdict(l jobs.Lease) (v jobs.Verdict) {
-	a.machine.Jobs(func(t *jobs.Table) {
+	a.swarm.core.machine.Jobs(func(t *jobs.Table) {
 		j, ok := t.Job(l.Job)
 		switch {
+		case ok && l.Epoch > j.Epoch:
+			v = jobs.Go // this replica has not heard of the lease yet
 		case t.CheckLease(l) != nil:
 			v = jobs.Lost
 		case ok && j.State == jobs.Cancelling:

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,7 @@ type Setting struct {
 // The groups, in the order of the usage.
 const (
 	groupNode     = "This node"
+	groupSwarm    = "The other nodes"
 	groupDoor     = "The door (gateway)"
 	groupPeople   = "People"
 	groupFrontend = "ComfyUI frontend and templates"
@@ -52,13 +54,22 @@ const envPrefix = "COMFYUME_"
 func Settings() []Setting {
 	rows := []Setting{
 		{Name: "roles", Shape: List, Group: groupNode, Help: "What this node does: gateway, queue, gpu, separated by commas. With --dev: all three."},
-		{Name: "dev", Shape: Switch, Default: "false", Group: groupNode, Help: "A whole workshop on this machine: no tailnet, loopback only, and sketch (a small ComfyUI on the CPU) unless --comfyui-url names a real one."},
+		{Name: "dev", Shape: Switch, Default: "false", Group: groupNode, Help: "A whole workshop on this machine alone: no other nodes, and sketch (a small ComfyUI on the CPU) unless --comfyui-url names a real one."},
 		{Name: "state-dir", Shape: Path, Default: DefaultStateDir(), Group: groupNode, Help: "Folder of everything that must survive a restart. One agent per folder."},
 		{Name: "hostname", Shape: Text, Group: groupNode, Help: "Name of this node on pages. Default: the machine's own."},
 		{Name: "site-listen", Shape: Text, Default: "127.0.0.1:7180", Group: groupNode, Help: "Where this node's own site listens; the next free port when the default is taken."},
 		{Name: "grace", Shape: Duration, Default: "30s", Group: groupNode, Help: "How long stopping may take."},
 		{Name: "env-file", Shape: Path, Group: groupNode, Help: "File of KEY=value lines. The environment wins over it. Keys of other software in it are ignored."},
-		{Name: "ts-authkey", Shape: Text, Secret: true, Group: groupNode, Help: "Key with which this node joins the tailnet."},
+
+		{Name: "network", Shape: Text, Default: netTailnet, Words: []string{netTailnet, netLoopback}, Group: groupSwarm, Help: "How the nodes reach each other: tailnet, or loopback for several agents on one machine. With --dev there are no others."},
+		{Name: "loopback-dir", Shape: Path, Default: DefaultHall(), Group: groupSwarm, Help: "With --network=loopback: the folder in which the agents of one workshop on this machine find each other."},
+		{Name: "voter", Shape: Text, Default: "auto", Words: []string{"auto", "always", "never"}, Group: groupSwarm, Help: "Whether this node may vote for the leader: auto (a steady Linux machine that runs no GPU jobs), always or never. Only nodes with the role queue vote."},
+		{Name: "form", Shape: Switch, Default: "false", Group: groupSwarm, Help: "Form the workshop now although a node that may hold it does not answer. Only for the first start, and only if you know that it holds nothing."},
+		{Name: "raft-profile", Shape: Text, Default: "wan", Words: []string{"wan", "site"}, Group: groupSwarm, Help: "How soon a leader counts as lost: wan (1 s) or site (0.5 s, for machines that stand together). The same on every node."},
+		{Name: "control-url", Shape: Text, Group: groupSwarm, Help: "Address of the tailnet's coordination server, if it is not Tailscale's own."},
+		{Name: "admin-login", Shape: List, Group: groupSwarm, Help: "Tailnet sign-in names whose owners may use the dashboard on the node's tailnet address, e.g. me@example.com."},
+		{Name: "ts-authkey", Shape: Text, Secret: true, Group: groupSwarm, Help: "Key with which this node joins the tailnet. Without one a link to open is printed."},
+		{Name: "ts-client-secret", Shape: Text, Secret: true, Group: groupSwarm, Help: "OAuth client secret of the tailnet: joins this node, and mints keys for node invite."},
 
 		{Name: "gateway-listen", Shape: Text, Default: ":443", Group: groupDoor, Help: "Where participants' browsers come in. With --dev the default is " + devGatewayListen + "."},
 		{Name: "max-queue-depth", Shape: Number, Default: "2000", Group: groupDoor, Help: "Waiting jobs over which a new one is refused; 0 = no limit."},
@@ -78,7 +89,7 @@ func Settings() []Setting {
 		{Name: "templates", Shape: Path, Group: groupFrontend, Help: "Folder of workshop workflows (*.json) that every participant sees."},
 		{Name: "default-template", Shape: Text, Group: groupFrontend, Help: "The workflow that opens on a participant's first visit."},
 
-		{Name: "comfyui-url", Shape: List, Group: groupGPU, Help: "Address of a running ComfyUI, e.g. http://127.0.0.1:8188; several by commas or by repeating the flag."},
+		{Name: "comfyui-url", Shape: List, Group: groupGPU, Help: "Address of a running ComfyUI, e.g. http://127.0.0.1:8188; several by commas or by repeating the flag; sketch stands for our own small one on the CPU."},
 
 		{Name: "log-level", Shape: Text, Default: "info", Words: []string{"debug", "info", "warn", "error"}, Group: groupLog, Help: "The least that is logged: debug, info, warn or error."},
 		{Name: "log-format", Shape: Text, Default: "auto", Words: []string{"auto", "text", "json"}, Group: groupLog, Help: "auto (colour on a terminal, JSON elsewhere), text or json."},
@@ -96,6 +107,20 @@ const (
 	devGatewayListen = "127.0.0.1:8800"
 	devRoles         = "queue,gateway,gpu"
 )
+
+// The networks.
+const (
+	netTailnet  = "tailnet"
+	netLoopback = "loopback"
+)
+
+// DefaultHall is where the agents of one user on one machine find each other.
+func DefaultHall() string {
+	if d := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+		return filepath.Join(d, "comfyume")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("comfyume-%d", os.Getuid()))
+}
 
 // DefaultStateDir is where the state is kept when nobody says: the folder that
 // systemd made for us, the system's for root, else the user's own.

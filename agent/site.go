@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -39,6 +41,17 @@ type site struct {
 	token  string
 	opened atomic.Pointer[http.Handler] // set by open
 	health atomic.Pointer[health]
+	login  atomic.Pointer[string] // the link that a person has to open first
+	log    *slog.Logger
+}
+
+// askToLogIn shows the link by which a person lets this machine into the
+// tailnet; "" takes it away.
+func (s *site) askToLogIn(url string) {
+	s.login.Store(&url)
+	if url != "" {
+		s.log.Warn("this machine is not in the tailnet yet: open the link and sign in", "link", url)
+	}
 }
 
 // newSite listens; answers begin with run.
@@ -51,7 +64,7 @@ func newSite(cfg *Config) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &site{ln: ln, token: token}, nil
+	return &site{ln: ln, token: token, log: cfg.Logger.With("component", "site")}, nil
 }
 
 // siteTries is how many ports above the default are tried.
@@ -142,10 +155,18 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	h := s.opened.Load()
 	if h == nil {
-		answerError(w, errOpening)
+		answerError(w, s.opening())
 		return
 	}
 	(*h).ServeHTTP(w, r)
+}
+
+// opening is why there is nothing to see yet.
+func (s *site) opening() error {
+	if url := s.login.Load(); url != nil && *url != "" {
+		return cluster.Errorf(cluster.Unavailable, "this machine is not in the tailnet yet: open %s and sign in", *url)
+	}
+	return errOpening
 }
 
 var errOpening = cluster.Errorf(cluster.Unavailable, "this node is still opening; try again in a moment")
@@ -155,6 +176,12 @@ const stillOpening = `{"ready":false,"degraded":[],"checks":[{"name":"opening","
 
 func (s *site) healthz(w http.ResponseWriter) {
 	status, body := http.StatusServiceUnavailable, []byte(stillOpening)
+	if url := s.login.Load(); url != nil && *url != "" {
+		raw, err := json.Marshal(Report{Degraded: []string{}, Checks: []Check{{Name: "tailnet", Age: -1, Detail: "this machine is not in the tailnet yet", Cure: "open " + *url + " and sign in"}}})
+		if err == nil {
+			body = append(raw, '\n')
+		}
+	}
 	if h := s.health.Load(); h != nil {
 		status, body = h.answer()
 	}
@@ -181,13 +208,31 @@ func routes(a *api, dashboard http.Handler, metrics prometheus.Gatherer) http.Ha
 	mux := http.NewServeMux()
 	mux.Handle("/", dashboard)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	mux.HandleFunc("POST /api/submit", a.submit)
-	mux.HandleFunc("GET /api/jobs", a.list)
-	mux.HandleFunc("GET /api/job", a.job)
-	mux.HandleFunc("POST /api/job/cancel", a.cancel)
-	mux.HandleFunc("GET /api/users", a.users)
-	mux.HandleFunc("POST /api/users", a.addUser)
-	mux.HandleFunc("POST /api/users/{name}/password", a.password)
-	mux.HandleFunc("POST /api/users/{name}/disable", a.disable)
+	for pattern, h := range map[string]http.HandlerFunc{
+		"POST /api/act":                   a.do,
+		"POST /api/submit":                a.submit,
+		"GET /api/jobs":                   a.list,
+		"GET /api/job":                    a.job,
+		"POST /api/job/cancel":            a.cancel,
+		"POST /api/job/retry":             a.retry,
+		"GET /api/users":                  a.users,
+		"POST /api/users":                 a.addUser,
+		"POST /api/users/{name}/password": a.password,
+		"POST /api/users/{name}/disable":  a.disable,
+		"GET /api/queue/mode":             a.mode,
+		"POST /api/queue/mode":            a.mode,
+		"POST /api/node/forget":           a.forget,
+		"POST /api/node/leave":            a.leave,
+		"POST /api/node/invite":           a.invite,
+		"GET /api/raft/take":              a.forecast,
+		"POST /api/raft/take":             a.take,
+		"POST /api/raft/transfer":         a.transfer,
+		"GET /api/raft/salvage":           a.leftBehind,
+		"POST /api/raft/salvage":          a.salvage,
+		"GET /api/raft/snapshot":          a.saveSnapshot,
+		"POST /api/raft/snapshot":         a.restoreSnapshot,
+	} {
+		mux.HandleFunc(pattern, h)
+	}
 	return mux
 }

@@ -11,63 +11,68 @@ import (
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
-	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/cluster/people"
-	"github.com/ahelme/comfyume/cluster/state"
-	"github.com/ahelme/comfyume/roles/gateway"
+	"github.com/ahelme/comfyume/cluster/policy"
 	"github.com/ahelme/comfyume/ui"
 )
 
-// view is what the dashboard shows: the tables, and beside them what only this
-// node knows now (open pages, workers, progress, health).
+// view is what the dashboard of a core node shows: the tables, and beside them
+// what each node reports of itself (open pages, workers, progress, health).
 type view struct {
-	self     cluster.Member
-	machine  *state.Machine
-	log      func() consensus.Status
-	propose  peer.Proposals
-	health   *health
-	disk     func() int // per cent used, -1 = unknown
-	sockets  func() map[cluster.User]int
-	workers  func() []ui.Worker
-	gpus     func() (up, all int, why string)
-	troubles func() map[cluster.User]gateway.Problem // newest refused request of each
-	lacks    func() []lack
-	now      func() time.Time
+	swarm *swarm
+	now   func() time.Time
+	// retry queues a job again at a gateway, as its user did.
+	retry func(ctx context.Context, id jobs.ID) (jobs.ID, error)
 }
 
 // lack is a template that names what no worker has.
 type lack struct {
-	template string
-	what     string // the models and classes, in words
+	Template string `json:"template"`
+	What     string `json:"what"` // the models and classes, in words
 }
 
 var _ ui.Source = (*view)(nil)
 
+// fresh is how old a node's report may be to count as what is so now.
+const fresh = 10 * time.Second
+
 // View reads everything once. It waits for nothing but the tables' lock.
 func (v *view) View() ui.View {
-	out := ui.View{Schema: ui.SchemaVersion, Now: v.now().UnixMilli()}
-	status := v.log()
-	out.Head = v.head(status)
-	out.Nodes = []ui.Node{{
-		ID: v.self.ID, Name: v.self.Name, Roles: v.self.Roles, State: "alive", Version: v.self.Version,
-		Leader: status.Leader == v.self.ID, Voter: slices.ContainsFunc(status.Peers, func(p consensus.Peer) bool { return p.Node == v.self.ID && p.Voter }), Disk: v.disk(),
-	}}
-	out.Workers = v.knownWorkers()
-	up, _, _ := v.gpus()
-	online := v.sockets()
+	now := v.now()
+	out := ui.View{Schema: ui.SchemaVersion, Now: now.UnixMilli()}
+	v.swarm.said() // this node's own report, as it is now
+	all := v.swarm.reports.list()
+	log := v.logStatus(all)
+	m := v.swarm.core.machine
+	out.Head = v.head(log, all)
+	out.Nodes = v.nodes(log, all)
+	out.Workers = v.workers(all)
+	out.Log = v.log(log)
+	online := map[cluster.User]int{}
+	up := false
+	for _, h := range all {
+		if now.Sub(h.at) > fresh {
+			continue
+		}
+		for u, n := range h.Sockets {
+			online[u] += n
+		}
+		up = up || slices.ContainsFunc(h.Workers, answers)
+	}
 	var known []people.Person
-	v.machine.People(func(t *people.Table) { known = t.People() })
+	m.People(func(t *people.Table) { known = t.People() })
 	var last map[cluster.User]ui.Job
 	var load map[cluster.User]*ui.Person
-	v.machine.Jobs(func(t *jobs.Table) {
+	m.Jobs(func(t *jobs.Table) {
 		c := t.Count()
 		out.Counts = ui.Counts{Waiting: c.Waiting, Running: c.Running, Done: c.Done, Failed: c.Failed, Cancelled: c.Cancelled}
-		out.Queue, out.More, load = queued(t, known, out.Workers, up > 0)
+		out.Queue, out.More, load = queued(t, known, out.Workers, up)
 		for _, j := range t.Recent(ui.MaxRecent, nil) {
 			out.Recent = append(out.Recent, row(&j))
 		}
 		last = lastEnded(t)
 	})
+	v.copies(log, out.Queue, out.Recent)
 	out.People = grid(known, online, load, last)
 	out.Counts.People = len(out.People)
 	for _, p := range out.People {
@@ -75,43 +80,154 @@ func (v *view) View() ui.View {
 			out.Counts.Online++
 		}
 	}
-	out.Attention = v.attention(status, out.People, last)
-	for _, a := range v.machine.Audits(ui.MaxAudit) {
+	out.Attention = v.attention(log, all, out, last)
+	for _, a := range m.Audits(ui.MaxAudit) {
 		out.Audit = append(out.Audit, ui.Act{At: a.At, Actor: a.Actor, What: a.What})
 	}
 	return out
 }
 
-func (v *view) head(s consensus.Status) ui.Head {
-	r := v.health.report()
-	h := ui.Head{Node: v.self.Name, Version: v.self.Version, Term: s.Term, Ready: r.Ready, Degraded: r.Degraded}
-	if s.Leader == v.self.ID {
-		h.Leader = v.self.Name
-	} else {
-		h.Leader = string(s.Leader)
+// logStatus is this node's view of the log, completed by what only the leader
+// knows: how far the others are.
+func (v *view) logStatus(all []heardOf) consensus.Status {
+	s := v.swarm.core.raft.Status()
+	if s.Leader == v.swarm.self.ID || s.Leader == "" {
+		return s
 	}
-	for _, p := range s.Peers {
-		if p.Voter {
-			h.Voters++
+	for _, h := range all {
+		if h.Member.ID != s.Leader || h.Log == nil || h.Log.Lineage != s.Lineage || v.now().Sub(h.at) > fresh {
+			continue
+		}
+		s.Copied, s.Last = h.Log.Copied, max(s.Last, h.Log.Last)
+		if len(h.Log.Servers) > 0 {
+			s.Servers = h.Log.Servers
 		}
 	}
-	if h.Voters == 1 {
-		h.Survives = "One machine holds the table: it survives any kill or power cut as long as that machine's disk lives, and not the loss of the machine."
+	return s
+}
+
+func (v *view) head(s consensus.Status, all []heardOf) ui.Head {
+	set := v.swarm.core.machine.Settings()
+	h := ui.Head{
+		Node: v.swarm.self.Name, Version: v.swarm.self.Version, Term: s.Term, Voters: s.Voters(), Leader: v.name(s.Leader), Level: v.swarm.core.machine.Level(),
+		Mode: string(cmp.Or(policy.Mode(set.Mode), policy.FIFO)), Survives: v.survives(s), ReadOnly: v.readOnly(s),
+	}
+	for _, p := range set.Pauses {
+		h.Pauses = append(h.Pauses, ui.Pause{Scope: string(p.Scope), Actor: p.Actor, Why: p.Why, At: p.At})
+		h.Paused = h.Paused || p.Scope == "all"
+	}
+	for _, r := range all {
+		if r.Member.ID == v.swarm.self.ID {
+			h.Ready, h.Degraded = r.Health.Ready, r.Health.Degraded
+		}
 	}
 	return h
 }
 
-// workerGone is the state of a worker that only the catalogue knows.
-const workerGone = "not here"
+// name is how people call a node.
+func (v *view) name(id cluster.NodeID) string {
+	switch {
+	case id == "":
+		return ""
+	case id == v.swarm.self.ID:
+		return v.swarm.self.Name
+	}
+	if n, ok := v.swarm.core.machine.Node(id); ok {
+		return n.Name
+	}
+	return string(id)
+}
 
-// knownWorkers joins what workers of this node say now with the catalogue.
-func (v *view) knownWorkers() []ui.Worker {
-	live := v.workers()
-	v.machine.Models(func(t *models.Table) {
+// readOnly is why nothing can be changed, in a sentence.
+func (v *view) readOnly(s consensus.Status) string {
+	switch {
+	case s.Lineage.Cluster == "":
+		return cmp.Or(v.swarm.core.forming.waitsFor(), "This node is not part of the workshop's table yet.")
+	case s.Stopped != "":
+		return s.Stopped
+	case s.Leader == "":
+		return "There is no leader, so nothing can be queued or changed: too few of the nodes that vote answer. Everything can be read."
+	}
+	return ""
+}
+
+// survives says what the workshop would survive now.
+func (v *view) survives(s consensus.Status) string {
+	var voters, silent, standby []string
+	for _, srv := range s.Servers {
+		away := srv.Node != v.swarm.self.ID && v.swarm.gone(srv.Node)
+		switch {
+		case srv.Voter && away:
+			silent = append(silent, v.name(srv.Node))
+		case srv.Voter:
+			voters = append(voters, v.name(srv.Node))
+		case v.swarm.core.membership.holder(srv.Node) && !away:
+			standby = append(standby, v.name(srv.Node))
+		}
+	}
+	switch n := len(voters) + len(silent); {
+	case n == 0:
+		return ""
+	case n == 1 && len(silent) == 1:
+		return fmt.Sprintf("%s alone may accept changes and does not answer. If it is gone for good: raft promote on a stand-by.", silent[0])
+	case n == 1 && len(standby) > 0:
+		return fmt.Sprintf("%s votes, %s stands by: the table survives any kill or power cut, and the loss of %s's machine for all that was acknowledged with two copies (then: raft promote on %s).", voters[0], standby[0], voters[0], standby[0])
+	case n == 1:
+		return fmt.Sprintf("One machine (%s) holds the table: it survives any kill or power cut as long as that machine's disk lives, and not the loss of the machine.", voters[0])
+	case n == 2:
+		return "Two nodes vote: losing either stops all changes. This is a moment of a change; it becomes one or three by itself."
+	case len(silent) > 0:
+		return fmt.Sprintf("%d nodes vote and %s does not answer: the table is safe, and one more loss stops all changes.", n, silent[0])
+	}
+	return fmt.Sprintf("%d nodes vote: the table survives the loss of any one machine.", len(voters))
+}
+
+// copies marks the jobs whose last change is not known to be on two machines.
+func (v *view) copies(s consensus.Status, lists ...[]ui.Job) {
+	if s.Copied == 0 {
+		return
+	}
+	for _, list := range lists {
+		for i := range list {
+			list[i].Copies = 2
+			if v.swarm.core.machine.Touched(jobs.ID{User: list[i].User, Prompt: list[i].Prompt}) > s.Copied {
+				list[i].Copies = 1
+			}
+		}
+	}
+}
+
+// answers reports whether a worker can take jobs, now or next.
+func answers(w ui.Worker) bool {
+	return w.State != workerGone && w.State != workerSilent && w.State != workerWaits && w.State != workerProbes
+}
+
+// States of workers beside the gpu role's own phases, and those of the phases
+// in which a worker cannot take jobs.
+const (
+	workerGone   = "not here" // only the catalogue knows it
+	workerSilent = "silent"   // its node has not reported for a while
+	workerWaits  = "waiting for ComfyUI"
+	workerProbes = "probing"
+)
+
+// workers joins what the nodes report of their workers with the catalogue.
+func (v *view) workers(all []heardOf) []ui.Worker {
+	var live []ui.Worker
+	for _, h := range all {
+		for _, w := range h.Workers {
+			w.Node = h.Member.Name
+			if v.now().Sub(h.at) > fresh {
+				w.State, w.Since, w.Job, w.Percent, w.Detail = workerSilent, h.at.UnixMilli(), nil, -1, "its node has not been heard of"
+			}
+			live = append(live, w)
+		}
+	}
+	v.swarm.core.machine.Models(func(t *models.Table) {
 		for _, w := range t.Workers() {
 			i := slices.IndexFunc(live, func(l ui.Worker) bool { return l.ID == w.ID })
 			if i < 0 {
-				live = append(live, ui.Worker{ID: w.ID, Node: string(w.Node), State: workerGone, Since: w.Changed, Percent: -1, Detail: "known from before"})
+				live = append(live, ui.Worker{ID: w.ID, Node: v.name(w.Node), State: workerGone, Since: w.Changed, Percent: -1, Detail: "known from before"})
 				i = len(live) - 1
 			}
 			live[i].ComfyUI, live[i].Device, live[i].VRAM = cmp.Or(live[i].ComfyUI, w.Version), cmp.Or(live[i].Device, w.Device), cmp.Or(live[i].VRAM, w.VRAM)
@@ -129,174 +245,4 @@ func far(workers []ui.Worker, id jobs.ID) (percent int, node string) {
 		}
 	}
 	return -1, ""
-}
-
-// queued lists the open jobs and counts them per person.
-func queued(t *jobs.Table, known []people.Person, workers []ui.Worker, up bool) (rows []ui.Job, more int, load map[cluster.User]*ui.Person) {
-	load = map[cluster.User]*ui.Person{}
-	person := func(u cluster.User) *ui.Person {
-		if load[u] == nil {
-			load[u] = &ui.Person{}
-		}
-		return load[u]
-	}
-	add := func(j ui.Job) {
-		if len(rows) < ui.MaxQueue {
-			rows = append(rows, j)
-		} else {
-			more++
-		}
-	}
-	for _, j := range t.Active() {
-		if j.State == jobs.Assigned {
-			continue // it still waits, below
-		}
-		person(j.ID.User).Running++
-		r := row(&j)
-		r.Percent, r.At = far(workers, j.ID)
-		add(r)
-	}
-	position := 0
-	t.Waiting(func(j *jobs.Job) bool {
-		person(j.ID.User).Waiting++
-		position++
-		r := row(j)
-		r.Position = position
-		if !up {
-			r.Reason = "No GPU is connected: it waits until one joins."
-		}
-		add(r)
-		return true
-	})
-	for _, k := range known {
-		if p := person(k.Name); t.Remaining(k.Name) > p.Running+p.Waiting {
-			p.Waiting += held(t, k.Name, add)
-		}
-	}
-	return rows, more, load
-}
-
-// held adds a user's held jobs, which stand in no index of the queue.
-func held(t *jobs.Table, u cluster.User, add func(ui.Job)) (n int) {
-	for _, j := range t.Open(u) {
-		if j.State == jobs.Held {
-			add(row(&j))
-			n++
-		}
-	}
-	return n
-}
-
-// row is a job as the page shows it.
-func row(j *jobs.Job) ui.Job {
-	r := ui.Job{
-		User: j.ID.User, Prompt: j.ID.Prompt, Number: j.Number, Title: j.Title, State: j.State, Created: j.Created, Started: j.Started,
-		Ended: j.Ended, Worker: string(j.Worker), Percent: -1, Reason: j.Reason, Outputs: j.Outputs, Strikes: j.Strikes,
-	}
-	if f := j.Failure; f != nil {
-		r.Reason = f.Message
-		if f.NodeType != "" {
-			r.Reason = fmt.Sprintf("%s (node %s, %s)", f.Message, f.NodeID, f.NodeType)
-		}
-	}
-	return r
-}
-
-// lastEnded is everybody's newest ended job.
-func lastEnded(t *jobs.Table) map[cluster.User]ui.Job {
-	last := map[cluster.User]ui.Job{}
-	t.Recent(1, func(j *jobs.Job) bool {
-		last[j.ID.User] = row(j)
-		return false
-	})
-	return last
-}
-
-func grid(known []people.Person, online map[cluster.User]int, load map[cluster.User]*ui.Person, last map[cluster.User]ui.Job) []ui.Person {
-	var out []ui.Person
-	for _, p := range known {
-		row := ui.Person{Name: p.Name, Online: online[p.Name], Disabled: p.Disabled, Visited: p.Visited}
-		if l := load[p.Name]; l != nil {
-			row.Waiting, row.Running = l.Waiting, l.Running
-		}
-		if j := last[p.Name]; j.State == jobs.Failed {
-			row.Error = j.Reason
-		}
-		out = append(out, row)
-	}
-	return out
-}
-
-// maxFailed bounds the people named in Attention.
-const maxFailed = 10
-
-func (v *view) attention(s consensus.Status, grid []ui.Person, last map[cluster.User]ui.Job) []ui.Problem {
-	var out []ui.Problem
-	if err := v.machine.Halted(); err != nil {
-		out = append(out, ui.Problem{Level: ui.Fail, What: err.Error(), Cure: "install the version of the other nodes here"})
-	}
-	if s.Leader == "" {
-		out = append(out, ui.Problem{Level: ui.Fail, What: "There is no leader: nothing can be queued or changed.", Cure: "it comes back by itself within seconds, or see the log"})
-	}
-	out = append(out, v.health.problems()...)
-	out = append(out, v.refused()...)
-	failed := 0
-	for _, p := range grid {
-		if p.Error == "" {
-			continue
-		}
-		if failed++; failed <= maxFailed {
-			out = append(out, ui.Problem{Level: ui.Warn, User: p.Name, What: "last job failed: " + p.Error, Since: last[p.Name].Ended})
-		}
-	}
-	if failed > maxFailed {
-		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("%d more people's last job failed", failed-maxFailed), Cure: "see People"})
-	}
-	for _, l := range v.lacks() {
-		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("template %s lacks %s", l.template, l.what), Cure: "put them where ComfyUI finds them; the list is read again every few minutes"})
-	}
-	return out
-}
-
-// recent is how long a refused request stays in Attention.
-const recent = 10 * time.Minute
-
-// refused lists people whose last request did not go well a short while ago.
-func (v *view) refused() []ui.Problem {
-	troubles := v.troubles()
-	var out []ui.Problem
-	for _, u := range sortedUsers(troubles) {
-		t := troubles[u]
-		if v.now().Sub(t.At) < recent {
-			out = append(out, ui.Problem{Level: ui.Warn, User: u, What: fmt.Sprintf("%s %s was answered %d: %s", t.Method, t.Path, t.Status, t.Text), Since: t.At.UnixMilli()})
-		}
-	}
-	return out
-}
-
-// Do commits what a button asks for, audited under actor.
-func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
-	p := v.propose.As(actor)
-	switch a.Verb {
-	case ui.CancelJob:
-		return v.cancel(ctx, p, jobs.ID{User: a.User, Prompt: a.Prompt}, actor)
-	case ui.DisablePerson, ui.EnablePerson:
-		_, err := p.Propose(ctx, &people.Disable{Name: a.User, Undo: a.Verb == ui.EnablePerson})
-		return err
-	}
-	return cluster.Errorf(cluster.Invalid, "there is no action %q", a.Verb)
-}
-
-func (v *view) cancel(ctx context.Context, p cluster.Proposer, id jobs.ID, actor string) error {
-	var j jobs.Job
-	var ok bool
-	v.machine.Jobs(func(t *jobs.Table) { j, ok = t.Job(id) })
-	switch {
-	case !ok:
-		return cluster.Errorf(cluster.NotFound, "there is no job %s", id)
-	case j.State.Ended():
-		return cluster.Errorf(cluster.Conflict, "job %s has ended already: it is %s", id, j.State)
-	}
-	_, err := p.Propose(ctx, &jobs.Cancel{IDs: []jobs.ID{id}, Reason: "cancelled by " + actor})
-	return err
 }

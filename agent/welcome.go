@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -29,36 +31,54 @@ type SignIn struct {
 	Password string
 }
 
-// Welcome says where to go.
-func (a *Agent) Welcome() Welcome {
-	door := "http://" + reachable(a.door.Addr())
+// Welcome says where to go. With Dev it waits, a while, until the accounts of
+// the workshop on this machine are there.
+func (a *Agent) Welcome(ctx context.Context) Welcome {
 	w := Welcome{
-		Node: a.self.Name, Roles: joinRoles(a.cfg.Roles), Instructor: door + "/admin/", Site: "http://" + reachable(a.site.ln.Addr()) + "/",
+		Node: a.self.Name, Roles: joinRoles(a.cfg.Roles), Site: "http://" + reachable(a.site.ln.Addr()) + "/",
 		TokenFile: filepath.Join(a.cfg.StateDir, TokenFile), ComfyUI: strings.Join(a.cfg.ComfyUIURLs, ", "),
 	}
-	if w.ComfyUI == "" {
+	if w.ComfyUI == "" || w.ComfyUI == sketchURL {
 		w.ComfyUI = "sketch: a small ComfyUI of our own on the CPU, a few core image nodes, no models"
 	}
 	if !a.cfg.Has(cluster.GPU) {
 		w.ComfyUI = "none on this node: jobs wait until a GPU joins"
 	}
+	if a.cfg.Dev {
+		w.Site += "#token=" + a.site.token
+	}
+	if a.door != nil {
+		a.welcomeAtDoor(ctx, &w)
+	}
+	return w
+}
+
+// welcomeWithin is how long Welcome waits for the accounts of --dev.
+const welcomeWithin = 15 * time.Second
+
+func (a *Agent) welcomeAtDoor(ctx context.Context, w *Welcome) {
+	door := "http://" + reachable(a.door.Addr())
+	w.Instructor = door + "/admin/"
+	limit := time.Now().Add(welcomeWithin)
+	for a.cfg.Dev && a.accounts.prepared() != nil && ctx.Err() == nil && time.Now().Before(limit) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	first, made := a.accounts.first()
 	w.Participants = fmt.Sprintf("%s/%s/", door, first)
-	if len(a.accounts.made) > 0 {
+	passwords := a.accounts.passwords()
+	if len(passwords) > 0 {
 		w.Credentials = filepath.Join(a.cfg.StateDir, credentialsFile)
 	}
 	if !a.cfg.Dev {
-		return w
+		return
 	}
 	if made != "" {
 		w.SignIns = []SignIn{{first, string(made)}}
 	}
-	w.Site += "#token=" + a.site.token
 	admin := cluster.User(a.cfg.AdminUsername)
 	if a.cfg.AdminPassword == "" {
-		w.InstructorSignIn = []SignIn{{admin, string(a.accounts.made[admin])}}
+		w.InstructorSignIn = []SignIn{{admin, string(passwords[admin])}}
 	}
-	return w
 }
 
 // first is the participant to show, and their password if it was made here.
@@ -67,9 +87,10 @@ func (a *accounts) first() (cluster.User, Secret) {
 	if err == nil && len(given) > 0 {
 		return sortedUsers(given)[0], ""
 	}
-	for _, u := range sortedUsers(a.made) {
+	made := a.passwords()
+	for _, u := range sortedUsers(made) {
 		if string(u) != a.cfg.AdminUsername {
-			return u, a.made[u]
+			return u, made[u]
 		}
 	}
 	return "user001", ""

@@ -34,6 +34,7 @@ type View struct {
 	Attention []Problem `json:"attention"`
 	People    []Person  `json:"people"`
 	Audit     []Act     `json:"audit"`
+	Log       Log       `json:"log"`
 }
 
 // Bounds of the lists.
@@ -53,6 +54,42 @@ type Head struct {
 	Ready    bool     `json:"ready"`
 	Degraded []string `json:"degraded"`
 	Survives string   `json:"survives"` // a sentence
+	ReadOnly string   `json:"readonly"` // why nothing can be changed from here, "" = it can
+	// Via is the node whose view this is, if it is not this one's own, and Seen
+	// when it was fetched.
+	Via   string `json:"via,omitempty"`
+	Seen  int64  `json:"seen,omitempty"`
+	Mode  string `json:"mode"` // of the queue
+	Level uint32 `json:"level"`
+	// Pauses are what is held up, in words; Paused says that everything is.
+	Paused bool    `json:"paused"`
+	Pauses []Pause `json:"pauses"`
+}
+
+// Pause is one thing that is held up.
+type Pause struct {
+	Scope string `json:"scope"` // all, user/NAME or worker/ID
+	Actor string `json:"actor"`
+	Why   string `json:"why,omitempty"`
+	At    int64  `json:"at"`
+}
+
+// Log is the replicated log, for those who look after it.
+type Log struct {
+	Workshop   string   `json:"workshop"` // its id
+	Generation string   `json:"generation"`
+	Last       uint64   `json:"last_index"`
+	Copied     uint64   `json:"copied_index"` // up to here entries are on two machines; 0 = not known
+	Servers    []Server `json:"servers"`
+}
+
+// Server is one member of the log.
+type Server struct {
+	Node    string `json:"node"`
+	Part    string `json:"part"` // leader, voter, stand-by or copy
+	Index   uint64 `json:"index"`
+	Lag     uint64 `json:"lag"`     // entries behind the newest
+	Contact int64  `json:"contact"` // when the leader last heard of it, if that was a while ago; 0 = now, or not known
 }
 
 // Counts stand at the top.
@@ -71,11 +108,17 @@ type Node struct {
 	ID      cluster.NodeID `json:"id"`
 	Name    string         `json:"name"`
 	Roles   []cluster.Role `json:"roles"`
-	State   string         `json:"state"` // "alive"
+	State   string         `json:"state"` // alive, slow, dead, silent or left
+	Since   int64          `json:"since"` // of State, 0 = not known
 	Version string         `json:"version"`
+	Level   uint32         `json:"level"`
 	Leader  bool           `json:"leader"`
 	Voter   bool           `json:"voter"`
-	Disk    int            `json:"disk"` // per cent used where the state is kept, -1 = unknown
+	Part    string         `json:"part"`              // in the log: leader, voter, stand-by, copy or ""
+	Disk    int            `json:"disk"`              // per cent used where the state is kept, -1 = unknown
+	Seen    int64          `json:"seen"`              // its last report, 0 = never
+	Drained string         `json:"drained,omitempty"` // by whom it gets no new jobs
+	Waits   string         `json:"waits,omitempty"`   // what it waits for to be part of the workshop
 }
 
 // Worker is one ComfyUI process.
@@ -111,6 +154,8 @@ type Job struct {
 	Reason   string       `json:"reason"`  // why it waits, failed or was cancelled
 	Outputs  int64        `json:"outputs"`
 	Strikes  uint8        `json:"strikes"`
+	// Copies is on how many machines the job is known to be, 0 = not known.
+	Copies int `json:"copies,omitempty"`
 }
 
 // Level of a Problem.
@@ -155,21 +200,39 @@ type Verb string
 // The verbs.
 const (
 	CancelJob     Verb = "cancel"
+	RetryJob      Verb = "retry" // queue it again, as its user did
+	FrontJobs     Verb = "front" // to the very front, in the order of Jobs
 	DisablePerson Verb = "disable"
 	EnablePerson  Verb = "enable"
+	PauseQueue    Verb = "pause"  // Scope: all, user/NAME or worker/ID
+	ResumeQueue   Verb = "resume" // likewise
+	SetMode       Verb = "mode"
+	DrainNode     Verb = "drain" // no new jobs; running ones go on
+	UndrainNode   Verb = "undrain"
+	ForgetNode    Verb = "forget"
 )
 
-// Action is what a button sends.
+// Verbs lists every verb.
+func Verbs() []Verb {
+	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, PauseQueue, ResumeQueue, SetMode, DrainNode, UndrainNode, ForgetNode}
+}
+
+// Action is what a button sends. Which fields count depends on the verb.
 type Action struct {
 	Verb   Verb         `json:"verb"`
-	User   cluster.User `json:"user"`
+	User   cluster.User `json:"user,omitempty"`
 	Prompt string       `json:"prompt_id,omitempty"`
+	Jobs   []jobs.ID    `json:"jobs,omitempty"`
+	Scope  string       `json:"scope,omitempty"`
+	Mode   string       `json:"mode,omitempty"`
+	Node   string       `json:"node,omitempty"` // name or id
+	Why    string       `json:"why,omitempty"`
 }
 
 // filled is v with empty lists in place of missing ones: the page walks them all.
 func (v View) filled() View {
 	v.Schema = SchemaVersion
-	v.Head.Degraded = list(v.Head.Degraded)
+	v.Head.Degraded, v.Head.Pauses, v.Log.Servers = list(v.Head.Degraded), list(v.Head.Pauses), list(v.Log.Servers)
 	v.Nodes, v.Workers, v.Queue, v.Recent = list(v.Nodes), list(v.Workers), list(v.Queue), list(v.Recent)
 	v.Attention, v.People, v.Audit = list(v.Attention), list(v.People), list(v.Audit)
 	return v

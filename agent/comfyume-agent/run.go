@@ -38,7 +38,7 @@ func (c *runCommand) Run(ctx context.Context, t *terminal, g *grammar) error {
 	if err != nil {
 		return err
 	}
-	welcome(t, a.Welcome())
+	welcome(t, a.Welcome(ctx))
 	return a.Run(ctx)
 }
 
@@ -46,11 +46,15 @@ func (c *runCommand) Run(ctx context.Context, t *terminal, g *grammar) error {
 // made for this machine alone.
 func welcome(t *terminal, w agent.Welcome) {
 	fmt.Fprintf(t.out, "ComfyUME %s on %s (%s)\n", version, w.Node, w.Roles)
-	fmt.Fprintf(t.out, "  participants  %s\n", w.Participants)
+	if w.Participants != "" {
+		fmt.Fprintf(t.out, "  participants  %s\n", w.Participants)
+	}
 	for _, s := range w.SignIns {
 		fmt.Fprintf(t.out, "                sign in as %s, password %s\n", s.Name, s.Password)
 	}
-	fmt.Fprintf(t.out, "  instructor    %s\n", w.Instructor)
+	if w.Instructor != "" {
+		fmt.Fprintf(t.out, "  instructor    %s\n", w.Instructor)
+	}
 	for _, s := range w.InstructorSignIn {
 		fmt.Fprintf(t.out, "                sign in as %s, password %s\n", s.Name, s.Password)
 	}

@@ -178,6 +178,26 @@ func (d *Dir) rename(tmp, path string, ref Ref, n int64) error {
 	return nil
 }
 
+// Remove drops a blob. One that is not here is no error; whoever has it open
+// reads on.
+func (d *Dir) Remove(ref Ref) error {
+	if !ref.Valid() {
+		return cluster.Errorf(cluster.NotFound, "no such file")
+	}
+	d.names.Lock()
+	defer d.names.Unlock()
+	info, err := os.Stat(d.path(ref))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := errors.Join(err, os.Remove(d.path(ref))); err != nil {
+		return fmt.Errorf("remove a blob: %w", err)
+	}
+	d.blobs.Add(-1)
+	d.bytes.Add(-info.Size())
+	return nil
+}
+
 // Open returns a verified blob.
 func (d *Dir) Open(ctx context.Context, ref Ref) (File, error) {
 	if !ref.Valid() {

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/ahelme/comfyume/cluster"
 )
 
@@ -43,8 +41,6 @@ type batcher struct {
 func newBatcher(l *Log) *batcher {
 	return &batcher{l: l, in: make(chan proposal, 4*maxEntryCmds), ended: make(chan struct{}), slots: make(chan struct{}, inFlight)}
 }
-
-var errStopping = cluster.Errorf(cluster.NoLeader, "this node is stopping; try again in a moment")
 
 func (b *batcher) propose(ctx context.Context, cmds [][]byte) ([][]byte, uint64, error) {
 	p := proposal{cmds: cmds, done: make(chan result, 1)}
@@ -117,6 +113,12 @@ func (b *batcher) fill(batch []proposal) ([]proposal, *proposal) {
 }
 
 func (b *batcher) commit(batch []proposal) {
+	engine := b.l.engine.Load()
+	if engine == nil {
+		<-b.slots
+		b.answer(batch, nil, 0, b.l.stopped())
+		return
+	}
 	_, last := b.l.cfg.Machine.Applied()
 	e := entry{Version: entryVersion, At: max(b.l.cfg.Now().UnixMilli(), last)}
 	for _, p := range batch {
@@ -128,12 +130,12 @@ func (b *batcher) commit(batch []proposal) {
 		b.answer(batch, nil, 0, err)
 		return
 	}
-	f := b.l.raft.Apply(data, applyTimeout)
+	f := engine.raft.Apply(data, applyTimeout)
 	b.wg.Go(func() {
 		err := f.Error()
 		<-b.slots
 		if err != nil {
-			b.answer(batch, nil, 0, proposeError(err))
+			b.answer(batch, nil, 0, b.l.refusal(err))
 			return
 		}
 		answers, ok := f.Response().([][]byte)
@@ -142,6 +144,7 @@ func (b *batcher) commit(batch []proposal) {
 			b.answer(batch, nil, 0, errors.Join(errors.New("entry could not be applied"), err))
 			return
 		}
+		b.l.awaitCopy(engine, f.Index())
 		b.answer(batch, answers, f.Index(), nil)
 	})
 }
@@ -154,15 +157,4 @@ func (b *batcher) answer(batch []proposal, answers [][]byte, index uint64, err e
 		}
 		p.done <- r
 	}
-}
-
-func proposeError(err error) error {
-	switch {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrEnqueueTimeout),
-		errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return cluster.Errorf(cluster.NoLeader, "no node can accept changes right now; try again in a moment")
-	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrAbortedByRestore):
-		return cluster.Errorf(cluster.Unavailable, "the change was not confirmed; it may still take effect")
-	}
-	return err
 }

@@ -25,18 +25,27 @@ const entryVersion = 1
 type fsm struct{ m Machine }
 
 func (f *fsm) Apply(l *raft.Log) any {
-	var e entry
-	if err := cluster.Unmarshal(l.Data, &e); err != nil {
-		return fmt.Errorf("entry %d: %w", l.Index, err)
+	if applied, _ := f.m.Applied(); l.Index <= applied {
+		return errKnown // raft was started again behind a machine that went on
 	}
-	if e.Version != entryVersion {
+	var e entry
+	if err := cluster.Unmarshal(l.Data, &e); err != nil || e.Version != entryVersion {
 		// Hand it on as a command nobody knows: the machine stops applying.
 		return f.m.Apply(l.Index, e.At, [][]byte{nil})
 	}
 	return f.m.Apply(l.Index, e.At, e.Commands)
 }
 
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return writer(f.m.Snapshot()), nil }
+var errKnown = errors.New("the entry was applied before")
+
+// Snapshot refuses when the machine has stopped: raft would write the state
+// down under an index that it has not reached.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.m.Halted(); err != nil {
+		return nil, fmt.Errorf("no snapshot of a halted machine: %w", err)
+	}
+	return writer(f.m.Snapshot()), nil
+}
 
 func (f *fsm) Restore(r io.ReadCloser) error {
 	return errors.Join(f.m.Restore(r), r.Close())

@@ -32,6 +32,11 @@ func start(t testing.TB, dir string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if l.Lineage().Cluster == "" {
+		if err := l.Form(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
@@ -92,7 +97,11 @@ func TestAcknowledgedSurvivesRestart(t *testing.T) {
 	for i := range 20 {
 		n.propose(t, &people.Put{Name: cluster.User(fmt.Sprintf("user%03d", i)), Hash: "h"})
 	}
-	if err := n.log.SnapshotNow(); err != nil {
+	_, image, err := n.log.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Close(); err != nil {
 		t.Fatal(err)
 	}
 	n.propose(t, &people.Put{Name: "after-the-snapshot", Hash: "h"})

@@ -10,6 +10,7 @@ const (
 	KindPutSettings cluster.Kind = 203
 	KindPutInput    cluster.Kind = 204
 	KindPutOutputs  cluster.Kind = 205
+	KindAdopt       cluster.Kind = 206
 )
 
 // PutDoc writes a document. With IfAbsent an existing one is a Conflict.
@@ -80,6 +81,16 @@ type PutOutputs struct {
 	Epoch   uint64           `cbor:"4,keyasint"`
 	Outputs []NewOutput      `cbor:"5,keyasint"`
 }
+
+// Adopt brings in media files that another table had. Places that are taken are
+// left alone. Answer: []Place, those that were entered.
+type Adopt struct {
+	User  cluster.User `cbor:"1,keyasint"`
+	Files []File       `cbor:"2,keyasint"`
+}
+
+// Kind of Adopt.
+func (Adopt) Kind() cluster.Kind { return KindAdopt }
 
 // Kind of PutDoc.
 func (PutDoc) Kind() cluster.Kind { return KindPutDoc }

@@ -95,6 +95,29 @@ func (t *Table) putOutputs(c *PutOutputs, now int64) (func() any, error) {
 	}, nil
 }
 
+func (t *Table) adopt(c *Adopt) (func() any, error) {
+	for _, f := range c.Files {
+		if err := checkPlace(c.User, f.Place); err != nil {
+			return nil, err
+		}
+		if !f.Ref.Valid() || f.Size < 0 || len(f.Item) > maxPath || len(f.Prompt) > maxName {
+			return nil, cluster.Errorf(cluster.Invalid, "not a file")
+		}
+	}
+	return func() any {
+		h := t.home(c.User)
+		var entered []Place
+		for _, f := range c.Files {
+			if _, taken := h.files[f.Place]; taken {
+				continue
+			}
+			h.files[f.Place] = &f
+			entered = append(entered, f.Place)
+		}
+		return entered
+	}, nil
+}
+
 // nextName gives an output the user's own number, or a free name when it is
 // not of the numbered form.
 func (h *home) nextName(o NewOutput) Place {

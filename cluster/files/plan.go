@@ -27,6 +27,9 @@ func (t *Table) Plan(cmd cluster.Command, now int64) (mutate func() any, user cl
 	case *PutOutputs:
 		mutate, err = t.putOutputs(c, now)
 		return mutate, c.User, err
+	case *Adopt:
+		mutate, err = t.adopt(c)
+		return mutate, c.User, err
 	}
 	return nil, "", nil
 }

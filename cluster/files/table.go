@@ -141,3 +141,21 @@ func (t *Table) Files(u cluster.User, a Area) []File {
 	})
 	return out
 }
+
+// Refs lists the blobs of some users' documents and media files, or of all.
+func (t *Table) Refs(users map[cluster.User]bool, all bool) (out []cluster.Ref) {
+	for u, h := range t.homes {
+		if !all && !users[u] {
+			continue
+		}
+		for _, d := range h.docs {
+			if d.Ref != "" {
+				out = append(out, d.Ref)
+			}
+		}
+		for _, f := range h.files {
+			out = append(out, f.Ref)
+		}
+	}
+	return out
+}

@@ -14,6 +14,8 @@ const (
 	KindForget  cluster.Kind = 107
 	KindHold    cluster.Kind = 108
 	KindRelease cluster.Kind = 109
+	KindFront   cluster.Kind = 110
+	KindAdopt   cluster.Kind = 111
 )
 
 // Submit accepts a prompt. Answer: Accepted. The same id with the same body is
@@ -31,7 +33,7 @@ type Submit struct {
 	Priority   Priority       `cbor:"9,keyasint"`
 	APINodes   bool           `cbor:"10,keyasint,omitempty"`
 	Secrets    cluster.NodeID `cbor:"11,keyasint,omitempty"`
-	Front      bool           `cbor:"12,keyasint,omitempty"` // before the user's own waiting jobs
+	Front      bool           `cbor:"12,keyasint,omitempty"` // before the user's own waiting jobs of that priority
 	MaxWaiting uint64         `cbor:"13,keyasint,omitempty"`
 }
 
@@ -62,7 +64,9 @@ type GpuDone struct {
 }
 
 // Finish ends an attempt and the job. State is Done, Failed or Cancelled. A
-// job that is being cancelled ends cancelled unless it is Done already.
+// job that is being cancelled ends cancelled unless it is Done already. The
+// result of an attempt that was given up ends the job too while no newer one has
+// started; else it is kept as an Orphan. Answer: Finished.
 type Finish struct {
 	Lease       Lease       `cbor:"1,keyasint"`
 	State       State       `cbor:"2,keyasint"`
@@ -73,12 +77,17 @@ type Finish struct {
 	Preview     []byte      `cbor:"7,keyasint,omitempty"` // JSON, at most MaxPreview
 }
 
+// Finished answers a Finish.
+type Finished struct {
+	Orphan bool `cbor:"1,keyasint"` // the result came too late: it is kept aside and not shown
+}
+
 // MaxPreview bounds Finish.Preview.
 const MaxPreview = 2 << 10
 
 // Requeue takes an attempt away from its worker. The job keeps its place. With
-// Strike it counts against the job, and the third strike fails it. Graphs with
-// API nodes that had started fail instead of running (and costing) twice.
+// Strike it counts against the job: the next attempt waits, longer each time,
+// and the third strike fails it. Graphs with API nodes that had started fail instead of running (and costing) twice.
 type Requeue struct {
 	Lease  Lease  `cbor:"1,keyasint"`
 	Strike bool   `cbor:"2,keyasint"`
@@ -88,15 +97,23 @@ type Requeue struct {
 // MaxStrikes fails a job.
 const MaxStrikes = 3
 
+// delay is how long a job waits after its last strike, in milliseconds.
+func delay(strikes uint8) int64 {
+	if strikes == 1 {
+		return 10_000
+	}
+	return 60_000
+}
+
 // Cancel asks for jobs to end. Waiting ones are cancelled at once, running ones
 // become cancelling until their worker confirms. Unknown and ended ids are
-// ignored. Answer: Cancelling with the ids that were touched.
+// ignored. Answer: Touched.
 type Cancel struct {
 	IDs    []ID   `cbor:"1,keyasint"`
 	Reason string `cbor:"2,keyasint"`
 }
 
-// Touched answers Cancel and Forget.
+// Touched answers Cancel, Forget, Release, Front and Adopt: the ids that moved.
 type Touched struct {
 	IDs []ID `cbor:"1,keyasint"`
 }
@@ -118,6 +135,27 @@ type Hold struct {
 type Release struct {
 	User    cluster.User   `cbor:"1,keyasint"`
 	Secrets cluster.NodeID `cbor:"2,keyasint"`
+}
+
+// Front moves jobs that wait (pending or assigned) to the front in the given
+// order, all in one entry. Without User that is the very front, before everybody
+// and in every mode (see Job.Fronted). With User they go before that user's
+// other jobs of the same priority: those exchange their places, and nobody
+// else's moves. Other ids are ignored: unknown, running or ended ones, other
+// users', and with User those that stand at the very front. Answer: Touched.
+type Front struct {
+	IDs  []ID         `cbor:"1,keyasint"`
+	User cluster.User `cbor:"2,keyasint,omitempty"`
+}
+
+// Adopt brings in rows that another table had accepted. A job that had not ended
+// waits at the end of the queue; its epoch goes on from where it was and what
+// its leases there report is refused. One that was being cancelled ends cancelled,
+// and one that may not be run twice ends failed. An ended job goes to its user's
+// history. Ids that are known are left alone. Answer: Touched with the others.
+type Adopt struct {
+	Rows   []Job  `cbor:"1,keyasint"`
+	Reason string `cbor:"2,keyasint"` // shown with the waiting ones
 }
 
 // Kind of Submit.
@@ -149,3 +187,9 @@ func (Hold) Kind() cluster.Kind { return KindHold }
 
 // Kind of Release.
 func (Release) Kind() cluster.Kind { return KindRelease }
+
+// Kind of Front.
+func (Front) Kind() cluster.Kind { return KindFront }
+
+// Kind of Adopt.
+func (Adopt) Kind() cluster.Kind { return KindAdopt }

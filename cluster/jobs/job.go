@@ -1,6 +1,8 @@
 package jobs
 
 import (
+	"slices"
+
 	"github.com/ahelme/comfyume/cluster"
 )
 
@@ -108,7 +110,7 @@ func clip(s string, n int) string {
 type Job struct {
 	ID       ID     `cbor:"1,keyasint" json:"id"`
 	Seq      uint64 `cbor:"2,keyasint" json:"seq"`    // unique, rises with each submit
-	Order    int64  `cbor:"3,keyasint" json:"order"`  // place in the queue; lower goes first
+	Order    int64  `cbor:"3,keyasint" json:"order"`  // place in the queue; lower goes first, below 0 see Fronted
 	Number   int64  `cbor:"4,keyasint" json:"number"` // of this user's submits, from 1
 	State    State  `cbor:"5,keyasint" json:"state"`
 	ClientID string `cbor:"6,keyasint" json:"client_id"`
@@ -142,10 +144,52 @@ type Job struct {
 	Preview     []byte      `cbor:"30,keyasint,omitempty" json:"-"` // JSON of the item /api/jobs shows, bounded
 	Hidden      bool        `cbor:"31,keyasint,omitempty" json:"-"` // deleted from history by its user, or cancelled before it ran
 	Tried       []string    `cbor:"32,keyasint,omitempty" json:"-"` // workers that earned a strike with it
+
+	NotBefore int64     `cbor:"33,keyasint,omitempty" json:"not_before,omitempty"` // no worker should get it earlier: the delay after a strike
+	Past      []Attempt `cbor:"34,keyasint,omitempty" json:"-"`                    // attempts before the newest, oldest first, at most maxPast
+	Finished  uint64    `cbor:"35,keyasint,omitempty" json:"-"`                    // epoch of the attempt, Worker's, whose Finish ended the job; 0 = ended otherwise
 }
 
-// copy returns a row that shares nothing mutable with j. Body and Preview are
-// never written in place, so they are shared.
+// Attempt is one that was given up: its worker may still bring a result.
+type Attempt struct {
+	Epoch   uint64           `cbor:"1,keyasint"`
+	Worker  cluster.WorkerID `cbor:"2,keyasint"`
+	Started int64            `cbor:"3,keyasint,omitempty"`
+}
+
+// maxPast bounds a row's Past. The lease of an attempt before those is nobody's.
+const maxPast = 8
+
+// Fronted reports whether the instructor put the job to the very front: it goes
+// before all that were not, in every mode.
+func (j *Job) Fronted() bool { return j.Order < 0 }
+
+// newest reports whether the lease is that of the row's newest attempt.
+func (j *Job) newest(l Lease) bool {
+	return l.Worker != "" && j.Epoch == l.Epoch && j.Worker == l.Worker && (j.Finished == 0 || j.Finished == j.Epoch)
+}
+
+// past returns the lease's attempt if it was given up.
+func (j *Job) past(l Lease) (Attempt, bool) {
+	i := slices.IndexFunc(j.Past, func(a Attempt) bool { return a.Epoch == l.Epoch && a.Worker == l.Worker })
+	if i < 0 {
+		return Attempt{}, false
+	}
+	return j.Past[i], true
+}
+
+// retire makes the newest attempt, if the job has one, a past one.
+func (j *Job) retire() {
+	if j.Worker == "" {
+		return
+	}
+	last := j.Past[max(0, len(j.Past)-maxPast+1):]
+	j.Past = append(slices.Clone(last), Attempt{Epoch: j.Epoch, Worker: j.Worker, Started: j.Started})
+	j.Worker, j.Assigned, j.Started, j.GpuDone = "", 0, 0, 0
+}
+
+// copy returns a row that shares nothing mutable with j. Slices are never
+// written in place, so they are shared.
 func (j *Job) copy() Job {
 	c := *j
 	if j.Failure != nil {

@@ -12,6 +12,7 @@ type Snapshot struct {
 	Seq      uint64    `cbor:"1,keyasint"`
 	Rows     []Job     `cbor:"2,keyasint"` // by Seq
 	Accounts []Account `cbor:"3,keyasint"` // by user
+	Orphans  []Orphan  `cbor:"4,keyasint,omitempty"`
 }
 
 // Account carries a user's counters, which outlive their rows.
@@ -19,17 +20,15 @@ type Account struct {
 	User      cluster.User `cbor:"1,keyasint"`
 	Number    int64        `cbor:"2,keyasint"`
 	EndNumber int64        `cbor:"3,keyasint"`
+	Served    []Minute     `cbor:"4,keyasint,omitempty"`
 }
 
 // Snapshot copies the table.
 func (t *Table) Snapshot() Snapshot {
-	s := Snapshot{Seq: t.seq}
-	for _, j := range t.rows {
-		s.Rows = append(s.Rows, j.copy())
-	}
-	slices.SortFunc(s.Rows, func(a, b Job) int { return cmp.Compare(a.Seq, b.Seq) })
+	s := Snapshot{Seq: t.seq, Rows: make([]Job, 0, t.all.size), Orphans: slices.Clone(t.orphans)}
+	t.Rows(func(j *Job) bool { s.Rows = append(s.Rows, j.copy()); return true })
 	for u, a := range t.users {
-		s.Accounts = append(s.Accounts, Account{User: u, Number: a.number, EndNumber: a.endNumber})
+		s.Accounts = append(s.Accounts, Account{User: u, Number: a.number, EndNumber: a.endNumber, Served: slices.Clone(a.served)})
 	}
 	slices.SortFunc(s.Accounts, func(a, b Account) int { return cmp.Compare(a.User, b.User) })
 	return s
@@ -38,17 +37,18 @@ func (t *Table) Snapshot() Snapshot {
 // Restore makes a table from a snapshot.
 func Restore(s Snapshot) *Table {
 	t := New()
-	t.seq = s.Seq
-	for _, a := range s.Accounts {
-		t.users[a.User] = &account{number: a.Number, endNumber: a.EndNumber}
+	t.seq, t.orphans = s.Seq, slices.Clone(s.Orphans)
+	for _, in := range s.Accounts {
+		a := t.account(in.User)
+		a.number, a.endNumber, a.served = in.Number, in.EndNumber, slices.Clone(in.Served)
 	}
 	rows := slices.Clone(s.Rows)
 	// Ended rows are filed in the order in which they ended.
 	slices.SortStableFunc(rows, func(a, b Job) int { return cmp.Compare(a.EndNumber, b.EndNumber) })
 	for i := range rows {
 		j := rows[i].copy()
-		t.rows[j.ID] = &j
-		t.place(&j)
+		j.backfill()
+		t.insert(&j)
 	}
 	return t
 }

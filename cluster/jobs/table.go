@@ -15,8 +15,11 @@ const HistoryPerUser = 1000
 type Table struct {
 	rows    map[ID]*Job
 	users   map[cluster.User]*account
-	waiting []*Job // Pending and Assigned, by (Order, Seq)
+	all     line // every row
+	waiting line // Pending and Assigned
 	active  map[ID]*Job
+	orphans []Orphan // oldest first
+	counts  Counts
 	seq     uint64
 }
 
@@ -24,25 +27,31 @@ type Table struct {
 type account struct {
 	number    int64 // submits so far
 	endNumber int64 // ends so far
-	open      []*Job
-	ended     []*Job // by EndNumber
+	open      line
+	running   int      // of the open ones, those that a worker holds
+	ended     []*Job   // by EndNumber
+	served    []Minute // oldest first
 }
 
 // New returns an empty table.
 func New() *Table {
-	return &Table{rows: map[ID]*Job{}, users: map[cluster.User]*account{}, active: map[ID]*Job{}}
+	return &Table{
+		rows: map[ID]*Job{}, users: map[cluster.User]*account{}, active: map[ID]*Job{},
+		all: line{key: bySeq}, waiting: line{key: byOrder},
+	}
 }
 
 func (t *Table) account(u cluster.User) *account {
 	a := t.users[u]
 	if a == nil {
-		a = &account{}
+		a = &account{open: line{key: byTurn}}
 		t.users[u] = a
 	}
 	return a
 }
 
-// Job returns a row by id.
+// Job returns a row by id. Its Body and other slices are the table's own: they
+// are never written in place.
 func (t *Table) Job(id ID) (Job, bool) {
 	j, ok := t.rows[id]
 	if !ok {
@@ -51,12 +60,21 @@ func (t *Table) Job(id ID) (Job, bool) {
 	return j.copy(), true
 }
 
+// Rows calls f for every row in the order in which they came, until f returns
+// false. f must not keep or change the row.
+func (t *Table) Rows(f func(*Job) bool) { t.all.each(f) }
+
 // Waiting calls f for each job that waits for a GPU, in queue order, until f
 // returns false. f must not keep or change the row.
-func (t *Table) Waiting(f func(*Job) bool) {
-	for _, j := range t.waiting {
-		if !f(j) {
-			return
+func (t *Table) Waiting(f func(*Job) bool) { t.waiting.each(f) }
+
+// Turns calls f once for each user with open jobs, in no order. next gives those
+// jobs one by one, nil at the end: first what the instructor fronted, then by
+// priority, then by place. Neither next nor a row may be kept.
+func (t *Table) Turns(f func(u cluster.User, next func() *Job)) {
+	for u, a := range t.users {
+		if a.open.size > 0 {
+			f(u, a.open.walk())
 		}
 	}
 }
@@ -77,10 +95,8 @@ func (t *Table) Open(u cluster.User) []Job {
 	if a == nil {
 		return nil
 	}
-	out := make([]Job, 0, len(a.open))
-	for _, j := range a.open {
-		out = append(out, j.copy())
-	}
+	out := make([]Job, 0, a.open.size)
+	a.open.each(func(j *Job) bool { out = append(out, j.copy()); return true })
 	slices.SortFunc(out, func(x, y Job) int {
 		return cmp.Or(cmp.Compare(x.Order, y.Order), cmp.Compare(x.Seq, y.Seq))
 	})
@@ -90,7 +106,7 @@ func (t *Table) Open(u cluster.User) []Job {
 // Remaining is a user's jobs that have not ended: ComfyUI's queue_remaining.
 func (t *Table) Remaining(u cluster.User) int {
 	if a := t.users[u]; a != nil {
-		return len(a.open)
+		return a.open.size
 	}
 	return 0
 }
@@ -133,52 +149,59 @@ type Counts struct {
 	Waiting, Running, Done, Failed, Cancelled int
 }
 
-// Count adds up the rows by state. Hidden rows count: they happened.
-func (t *Table) Count() Counts {
-	var c Counts
-	for _, j := range t.rows {
-		switch {
-		case j.State.Waiting():
-			c.Waiting++
-		case j.State == Done:
-			c.Done++
-		case j.State == Failed:
-			c.Failed++
-		case j.State == Cancelled:
-			c.Cancelled++
-		default:
-			c.Running++
-		}
+// Count says how many rows are in which state. Hidden rows count: they happened.
+func (t *Table) Count() Counts { return t.counts }
+
+func (c *Counts) add(s State, n int) {
+	switch {
+	case s.Waiting():
+		c.Waiting += n
+	case s == Done:
+		c.Done += n
+	case s == Failed:
+		c.Failed += n
+	case s == Cancelled:
+		c.Cancelled += n
+	default:
+		c.Running += n
 	}
-	return c
+}
+
+// insert enters a new row.
+func (t *Table) insert(j *Job) {
+	t.rows[j.ID] = j
+	t.all.add(j)
+	t.place(j)
 }
 
 // place files j under its state's indexes; unplace takes it out of them all.
+// An ended row is never moved again.
 func (t *Table) place(j *Job) {
 	a := t.account(j.ID.User)
-	switch {
-	case j.State.Ended():
+	t.counts.add(j.State, 1)
+	if j.State.Ended() {
 		a.ended = append(a.ended, j)
 		t.trim(a)
 		return
-	case j.State == Pending || j.State == Assigned:
-		i, _ := slices.BinarySearchFunc(t.waiting, j, byOrder)
-		t.waiting = slices.Insert(t.waiting, i, j)
+	}
+	a.open.add(j)
+	if j.State == Pending || j.State == Assigned {
+		t.waiting.add(j)
 	}
 	if j.State.Active() {
 		t.active[j.ID] = j
+		a.running++
 	}
-	a.open = append(a.open, j)
 }
 
 func (t *Table) unplace(j *Job) {
-	if i, ok := slices.BinarySearchFunc(t.waiting, j, byOrder); ok {
-		t.waiting = slices.Delete(t.waiting, i, i+1)
-	}
-	delete(t.active, j.ID)
 	a := t.account(j.ID.User)
-	if i := slices.Index(a.open, j); i >= 0 {
-		a.open = slices.Delete(a.open, i, i+1)
+	t.counts.add(j.State, -1)
+	a.open.remove(j)
+	t.waiting.remove(j)
+	if j.State.Active() {
+		delete(t.active, j.ID)
+		a.running--
 	}
 }
 
@@ -192,11 +215,10 @@ func (t *Table) move(j *Job, change func(*Job)) {
 // trim forgets the oldest ended jobs over the bound.
 func (t *Table) trim(a *account) {
 	for len(a.ended) > HistoryPerUser {
-		delete(t.rows, a.ended[0].ID)
+		old := a.ended[0]
+		t.counts.add(old.State, -1)
+		delete(t.rows, old.ID)
+		t.all.remove(old)
 		a.ended = slices.Delete(a.ended, 0, 1)
 	}
-}
-
-func byOrder(a, b *Job) int {
-	return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.Seq, b.Seq))
 }

@@ -1,7 +1,16 @@
-// Package peer is how one node talks to another: typed proposals (committed
-// here if this node leads, else at the leader) and the pictures and progress of
-// running jobs on their way to the gateways. It promises that a proposal that
-// returned has been applied here. It refuses to decide anything.
+// Package peer is how one node talks to another: checked streams, typed
+// proposals (committed here if this node leads, else at the leader), the verbs
+// of workers, blobs, and the pictures and progress of running jobs on their way
+// to the gateways. It promises that a proposal that returned has been applied
+// here, and that nobody is answered who is not a node of this workshop and of
+// this history of it. It refuses to decide anything.
+//
+//	gate.go stream.go      streams: who is it, of which history
+//	client.go server.go    POST /peer/VERB, CBOR both ways
+//	leader.go propose.go   to whoever leads
+//	work.go                claim, started, gpudone, outputs, finish, ...
+//	blobs.go mirror.go     bytes by digest, from node to node
+//	link.go events.go      pictures, progress and reports
 package peer
 
 import (
@@ -11,6 +20,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/state"
 )
 
@@ -19,10 +29,19 @@ type Log interface {
 	Propose(ctx context.Context, cmds ...[]byte) (answers [][]byte, index uint64, err error)
 }
 
+// Replica is this node's copy of the table; state.Machine is one.
+type Replica interface {
+	Await(ctx context.Context, index uint64) error
+	Permits(k cluster.Kind) error
+}
+
 // Proposals is the one way into the log for everything on this node.
 type Proposals struct {
-	Log   Log
-	Actor string // who these are made for, in the audit; "" = the node itself
+	Log     Log         // this node's own
+	Replica Replica     // nil: nothing is awaited or checked (tests)
+	Lead    *Leadership // nil: this node leads or nobody does
+	Client  *Client
+	Actor   string // who these are made for, in the audit; "" = the node itself
 }
 
 var _ cluster.Proposer = Proposals{}
@@ -30,10 +49,17 @@ var _ cluster.Proposer = Proposals{}
 // As returns the same way in, audited under actor.
 func (p Proposals) As(actor string) Proposals { p.Actor = actor; return p }
 
-// Propose commits cmds in one entry and returns the last one's outcome.
+// Propose commits cmds in one entry and returns the last one's outcome. What
+// is not known to be committed is proposed again under the same ids while
+// somebody may yet lead: the table answers what it has applied already.
 func (p Proposals) Propose(ctx context.Context, cmds ...cluster.Command) (cluster.Outcome, error) {
 	raw := make([][]byte, len(cmds))
 	for i, c := range cmds {
+		if p.Replica != nil {
+			if err := p.Replica.Permits(c.Kind()); err != nil {
+				return cluster.Outcome{}, err
+			}
+		}
 		id, err := uuid.NewV7()
 		if err != nil {
 			return cluster.Outcome{}, fmt.Errorf("make a command id: %w", err)
@@ -42,11 +68,77 @@ func (p Proposals) Propose(ctx context.Context, cmds ...cluster.Command) (cluste
 			return cluster.Outcome{}, err
 		}
 	}
-	answers, index, err := p.Log.Propose(ctx, raw...)
+	var out entry
+	err := p.commit(ctx, raw, &out)
 	if err != nil {
 		return cluster.Outcome{}, err
 	}
-	out := cluster.Outcome{Index: index}
-	out.Body, err = state.DecodeAnswer(answers[len(answers)-1])
-	return out, err
+	if len(out.Answers) != len(cmds) {
+		return cluster.Outcome{}, fmt.Errorf("commit: %d answers to %d commands", len(out.Answers), len(cmds))
+	}
+	o := cluster.Outcome{Index: out.Index}
+	o.Body, err = state.DecodeAnswer(out.Answers[len(out.Answers)-1])
+	return o, err
+}
+
+func (p Proposals) commit(ctx context.Context, raw [][]byte, out *entry) error {
+	here := func(ctx context.Context) (err error) {
+		out.Answers, out.Index, err = p.Log.Propose(ctx, raw...)
+		return err
+	}
+	if p.Lead == nil {
+		return here(ctx)
+	}
+	return p.Lead.Do(ctx, func(ctx context.Context, leader cluster.NodeID, self bool) error {
+		if self {
+			return here(ctx)
+		}
+		if err := p.Client.Call(ctx, leader, verbPropose, proposal{Commands: raw}, out); err != nil {
+			return err
+		}
+		if p.Replica == nil {
+			return nil
+		}
+		if err := p.Replica.Await(ctx, out.Index); err != nil {
+			return cluster.Errorf(cluster.Internal, "the change was made, but this node has not caught up with it: %v", err)
+		}
+		return nil
+	})
+}
+
+const verbPropose Verb = "propose"
+
+// proposal asks for commands to be committed in one entry; entry answers it.
+type proposal struct {
+	Commands [][]byte `cbor:"1,keyasint"`
+}
+
+type entry struct {
+	Answers [][]byte `cbor:"1,keyasint"`
+	Index   uint64   `cbor:"2,keyasint"`
+}
+
+// ServeProposals lets other core nodes propose here. admit takes a submit that
+// stands alone, so that an idle worker gets it in the same entry.
+func ServeProposals(s *Server, log Log, admit cluster.Proposer) {
+	Handle(s, verbPropose, CoreOnly, func(ctx context.Context, _ Who, in proposal) (entry, error) {
+		if len(in.Commands) == 0 {
+			return entry{}, cluster.Errorf(cluster.Invalid, "nothing was proposed")
+		}
+		if len(in.Commands) == 1 {
+			_, cmd, err := state.Decode(in.Commands[0])
+			if err != nil {
+				return entry{}, err
+			}
+			if sub, ok := cmd.(*jobs.Submit); ok {
+				out, err := admit.Propose(ctx, sub)
+				if err != nil {
+					return entry{}, err
+				}
+				return entry{Answers: [][]byte{state.EncodeAnswer(out.Body)}, Index: out.Index}, nil
+			}
+		}
+		answers, index, err := log.Propose(ctx, in.Commands...)
+		return entry{answers, index}, err
+	})
 }

@@ -6,28 +6,29 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
-
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/policy"
 )
 
-// queue is a job table's waiting list, already in order.
-type queue []*jobs.Job
+// queue is a table that holds these rows.
+func queue(rows ...jobs.Job) *jobs.Table { return jobs.Restore(jobs.Snapshot{Rows: rows}) }
 
-func (q queue) Waiting(f func(*jobs.Job) bool) {
-	for _, j := range q {
-		if !f(j) {
-			return
-		}
-	}
+func waiting(n int, classes ...string) jobs.Job { return waitingOf("user001", n, classes...) }
+
+func waitingOf(u cluster.User, n int, classes ...string) jobs.Job {
+	return jobs.Job{ID: jobs.ID{User: u, Prompt: fmt.Sprintf("p%d", n)}, Seq: uint64(n), Order: int64(n), State: jobs.Pending, Priority: jobs.Normal, Classes: classes}
 }
 
-func waiting(n int, classes ...string) *jobs.Job {
-	return &jobs.Job{ID: jobs.ID{User: "user001", Prompt: fmt.Sprintf("p%d", n)}, Seq: uint64(n), Order: int64(n), State: jobs.Pending, Classes: classes}
+// with changes a job before it is queued.
+func with(j jobs.Job, change func(*jobs.Job)) jobs.Job {
+	change(&j)
+	return j
 }
+
+func front(j *jobs.Job) { j.Order = -1 }
+
+func priority(p jobs.Priority) func(*jobs.Job) { return func(j *jobs.Job) { j.Priority = p } }
 
 func worker(name string, classes ...string) jobs.Claim {
 	c := jobs.Claim{Worker: cluster.WorkerID(name)}
@@ -50,29 +51,31 @@ func told(picks []jobs.Assign) string {
 }
 
 func TestPick(t *testing.T) {
-	onA := waiting(1)
-	onA.Tried, onA.Strikes, onA.Epoch = []string{"a"}, 1, 4
-	assigned := waiting(1)
-	assigned.State = jobs.Assigned
+	onA := with(waiting(1, "X"), func(j *jobs.Job) { j.Tried, j.Strikes, j.Epoch = []string{"a"}, 1, 4 })
+	assigned := with(waiting(1), func(j *jobs.Job) { j.State = jobs.Assigned })
+	late := with(waiting(1), func(j *jobs.Job) { j.NotBefore = 100 })
+	one := []jobs.Claim{worker("a")}
 	tests := []struct {
 		name string
 		view policy.View
 		want string
 	}{
-		{"nobody asks", policy.View{Jobs: queue{waiting(1)}}, ""},
-		{"nothing waits", policy.View{Jobs: queue{}, Idle: []jobs.Claim{worker("a")}}, ""},
-		{"by place", policy.View{Jobs: queue{waiting(1), waiting(2), waiting(3)}, Idle: []jobs.Claim{worker("b"), worker("a")}}, "p1>b p2>a"},
-		{"an assigned job is not given out", policy.View{Jobs: queue{assigned, waiting(2)}, Idle: []jobs.Claim{worker("a")}}, "p2>a"},
-		{"a worker that lacks a class is passed over", policy.View{Jobs: queue{waiting(1, "X"), waiting(2)}, Idle: []jobs.Claim{worker("a", "Y"), worker("b")}}, "p1>b p2>a"},
-		{"a job nobody can run does not block", policy.View{Jobs: queue{waiting(1, "X"), waiting(2, "Y")}, Idle: []jobs.Claim{worker("a", "Y")}}, "p2>a"},
-		{"a worker named twice counts once", policy.View{Jobs: queue{waiting(1), waiting(2)}, Idle: []jobs.Claim{worker("a"), worker("a")}}, "p1>a"},
-		{"not where it failed", policy.View{Jobs: queue{onA}, Idle: []jobs.Claim{worker("a"), worker("b")}}, "p1>b"},
-		{"it waits for one that is busy", policy.View{Jobs: queue{onA, waiting(2)}, Idle: []jobs.Claim{worker("a")}, Busy: []jobs.Claim{worker("b")}}, "p2>a"},
-		{"where it failed when there is no other", policy.View{Jobs: queue{onA}, Idle: []jobs.Claim{worker("a")}, Busy: []jobs.Claim{worker("b", "Y")}}, "p1>a"},
-		{"held back", policy.View{Jobs: queue{waiting(1), waiting(2)}, Idle: []jobs.Claim{worker("a")}, Now: 99, NotBefore: map[jobs.ID]int64{waiting(1).ID: 100}}, "p2>a"},
-		{"not held back any more", policy.View{Jobs: queue{waiting(1), waiting(2)}, Idle: []jobs.Claim{worker("a")}, Now: 100, NotBefore: map[jobs.ID]int64{waiting(1).ID: 100}}, "p1>a"},
+		{"nobody asks", policy.View{Jobs: queue(waiting(1))}, ""},
+		{"nothing waits", policy.View{Jobs: queue(), Idle: one}, ""},
+		{"by place", policy.View{Jobs: queue(waiting(1), waiting(2), waiting(3)), Idle: []jobs.Claim{worker("b"), worker("a")}}, "p1>b p2>a"},
+		{"an assigned job is not given out", policy.View{Jobs: queue(assigned, waiting(2)), Idle: one}, "p2>a"},
+		{"a worker that lacks a class is passed over", policy.View{Jobs: queue(waiting(1, "X"), waiting(2)), Idle: []jobs.Claim{worker("a", "Y"), worker("b")}}, "p1>b p2>a"},
+		{"a job nobody can run does not block", policy.View{Jobs: queue(waiting(1, "X"), waiting(2, "Y")), Idle: []jobs.Claim{worker("a", "Y")}}, "p2>a"},
+		{"a worker named twice counts once", policy.View{Jobs: queue(waiting(1), waiting(2)), Idle: []jobs.Claim{worker("a"), worker("a")}}, "p1>a"},
+		{"not where it failed", policy.View{Jobs: queue(onA), Idle: []jobs.Claim{worker("a"), worker("b")}}, "p1>b"},
+		{"it waits for one that is busy", policy.View{Jobs: queue(onA, waiting(2)), Idle: one, Busy: []jobs.Claim{worker("b")}}, "p2>a"},
+		{"it waits for one that is busy from now on", policy.View{Jobs: queue(with(waiting(0, "Y"), front), onA), Idle: []jobs.Claim{worker("a", "X"), worker("b")}}, "p0>b"},
+		{"where it failed when there is no other", policy.View{Jobs: queue(onA), Idle: one, Busy: []jobs.Claim{worker("b", "Y")}}, "p1>a"},
+		{"nor one that takes nothing", policy.View{Jobs: queue(onA), Idle: one, Busy: []jobs.Claim{worker("b")}, Paused: policy.Pause{Workers: map[cluster.WorkerID]bool{"b": true}}}, "p1>a"},
+		{"held back", policy.View{Jobs: queue(late, waiting(2)), Idle: one, Now: 99}, "p2>a"},
+		{"not held back any more", policy.View{Jobs: queue(late, waiting(2)), Idle: one, Now: 100}, "p1>a"},
+		{"no clock", policy.View{Jobs: queue(late, waiting(2)), Idle: one}, "p1>a"},
 	}
-	onA.Classes = []string{"X"}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := told(policy.Pick(tt.view)); got != tt.want {
@@ -80,139 +83,108 @@ func TestPick(t *testing.T) {
 			}
 		})
 	}
-	if got := policy.Pick(policy.View{Jobs: queue{onA}, Idle: []jobs.Claim{worker("b")}})[0].Lease.Epoch; got != 5 {
+	if got := policy.Pick(policy.View{Jobs: queue(onA), Idle: []jobs.Claim{worker("b")}})[0].Lease.Epoch; got != 5 {
 		t.Errorf("epoch = %d, want one above the row's", got)
 	}
 }
 
-func TestParseMode(t *testing.T) {
-	if m, err := policy.ParseMode(" FIFO "); m != policy.FIFO || err != nil {
-		t.Errorf("ParseMode(fifo) = %q, %v", m, err)
+func TestPauseAndDrain(t *testing.T) {
+	far := worker("c")
+	far.Node = "n2"
+	view := func(p policy.Pause, draining ...cluster.NodeID) policy.View {
+		v := policy.View{
+			Jobs: queue(waitingOf("ann", 1), waitingOf("bob", 2), with(waitingOf("ann", 3), front)), Idle: []jobs.Claim{worker("a"), far},
+			Paused: p, Draining: map[cluster.NodeID]bool{},
+		}
+		for _, n := range draining {
+			v.Draining[n] = true
+		}
+		return v
 	}
-	for _, m := range policy.Modes()[1:] {
-		_, err := policy.ParseMode(string(m))
-		if cluster.CodeOf(err) != cluster.Invalid || !strings.Contains(err.Error(), "not built yet") {
-			t.Errorf("ParseMode(%s) = %v, want a sentence that it is not built yet", m, err)
-		}
-	}
-	if _, err := policy.ParseMode("random"); cluster.CodeOf(err) != cluster.Invalid {
-		t.Errorf("ParseMode(random) = %v, want Invalid", err)
-	}
-}
-
-func drawClaims(t *rapid.T, label string, names []string) []jobs.Claim {
-	var out []jobs.Claim
-	for _, n := range rapid.SliceOfN(rapid.SampledFrom(names), 0, 5).Draw(t, label) {
-		c := jobs.Claim{Worker: cluster.WorkerID(n)}
-		if rapid.Bool().Draw(t, label+" knows its classes") {
-			c.Classes = map[string]bool{}
-			for _, class := range rapid.SliceOfDistinct(rapid.SampledFrom([]string{"A", "B", "C"}), rapid.ID[string]).Draw(t, label+" classes") {
-				c.Classes[class] = true
-			}
-		}
-		out = append(out, c)
-	}
-	return out
-}
-
-func drawView(t *rapid.T) policy.View {
-	v := policy.View{Now: 1000, NotBefore: map[jobs.ID]int64{}}
-	var q queue
-	for i := range rapid.IntRange(0, 12).Draw(t, "jobs") {
-		j := waiting(i + 1)
-		j.State = rapid.SampledFrom([]jobs.State{jobs.Pending, jobs.Pending, jobs.Pending, jobs.Assigned}).Draw(t, "state")
-		j.Epoch = rapid.Uint64Range(0, 5).Draw(t, "epoch")
-		j.Classes = rapid.SliceOfDistinct(rapid.SampledFrom([]string{"A", "B", "C"}), rapid.ID[string]).Draw(t, "classes")
-		j.Tried = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"w1", "w2", "w3", "v1"}), 0, 2, rapid.ID[string]).Draw(t, "tried")
-		if rapid.IntRange(0, 4).Draw(t, "held back") == 0 {
-			v.NotBefore[j.ID] = rapid.Int64Range(999, 1002).Draw(t, "not before")
-		}
-		q = append(q, j)
-	}
-	v.Jobs = q
-	v.Idle = drawClaims(t, "idle", []string{"w1", "w2", "w3", "w4"})
-	v.Busy = drawClaims(t, "busy", []string{"v1", "v2"})
-	return v
-}
-
-// TestPickProperties draws queues and workers and checks what Pick promises.
-func TestPickProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		v := drawView(t)
-		picks := policy.Pick(v)
-		if diff := cmp.Diff(picks, policy.Pick(v)); diff != "" {
-			t.Fatalf("not deterministic: %s", diff)
-		}
-		claims := map[cluster.WorkerID]jobs.Claim{}
-		for _, c := range slices.Backward(v.Idle) {
-			claims[c.Worker] = c // the first of a name counts
-		}
-		rows := map[jobs.ID]*jobs.Job{}
-		v.Jobs.Waiting(func(j *jobs.Job) bool { rows[j.ID] = j; return true })
-		given := map[jobs.ID]bool{}
-		last := uint64(0)
-		for _, p := range picks {
-			j, known := rows[p.Lease.Job]
-			c, asked := claims[p.Lease.Worker]
-			switch {
-			case !known || !asked:
-				t.Fatalf("%s gives what is not there, or twice the same worker", told(picks))
-			case given[j.ID]:
-				t.Fatalf("%s gives %s twice", told(picks), j.ID)
-			case j.State != jobs.Pending || p.Lease.Epoch != j.Epoch+1 || v.NotBefore[j.ID] > v.Now:
-				t.Fatalf("%s gives out %+v", told(picks), j)
-			case !c.Can(j):
-				t.Fatalf("%s: the worker lacks a class", told(picks))
-			case j.Seq < last:
-				t.Fatalf("%s is not in the order of the queue", told(picks))
-			}
-			last, given[j.ID] = j.Seq, true
-			delete(claims, p.Lease.Worker)
-		}
-		checkConserved(t, v, picks, rows, given, claims)
-	})
-}
-
-// checkConserved sees to it that whoever is left over is so for a reason, and
-// that nobody was overtaken by a later job on a worker it could have had.
-func checkConserved(t *rapid.T, v policy.View, picks []jobs.Assign, rows map[jobs.ID]*jobs.Job, given map[jobs.ID]bool, left map[cluster.WorkerID]jobs.Claim) {
-	first := map[cluster.WorkerID]jobs.Claim{}
-	for _, c := range slices.Backward(v.Idle) {
-		first[c.Worker] = c
-	}
-	had := func(j *jobs.Job, c jobs.Claim) bool { return slices.Contains(j.Tried, string(c.Worker)) }
-	for id, j := range rows {
-		if given[id] || j.State != jobs.Pending || v.NotBefore[id] > v.Now {
-			continue
-		}
-		elsewhere := slices.ContainsFunc(v.Busy, func(c jobs.Claim) bool { return c.Can(j) && !had(j, c) })
-		for _, c := range left {
-			if c.Can(j) && (!had(j, c) || !elsewhere) {
-				t.Fatalf("%s leaves %s idle while %s waits", told(picks), c.Worker, id)
-			}
-		}
-		for _, p := range picks {
-			if c := first[p.Lease.Worker]; rows[p.Lease.Job].Seq > j.Seq && c.Can(j) && !had(j, c) {
-				t.Fatalf("%s: %s was overtaken on %s", told(picks), id, c.Worker)
-			}
-		}
-	}
-}
-
-// BenchmarkPick has 100,000 jobs waiting: once the first fits, once none does.
-func BenchmarkPick(b *testing.B) {
-	q := make(queue, 100_000)
-	for i := range q {
-		q[i] = waiting(i+1, "CheckpointLoaderSimple", "KSampler", "SaveImage", "VAEDecode")
-	}
-	for name, claim := range map[string]jobs.Claim{
-		"first_fits": worker("a"),
-		"none_fits":  worker("a", "CheckpointLoaderSimple", "KSampler", "SaveImage"),
+	for _, tt := range []struct {
+		name string
+		view policy.View
+		want string
+	}{
+		{"nothing", view(policy.Pause{}), "p3>a p1>c"},
+		{"everything", view(policy.Pause{All: true}), ""},
+		{"a user, fronted or not", view(policy.Pause{Users: map[cluster.User]bool{"ann": true}}), "p2>a"},
+		{"a worker", view(policy.Pause{Workers: map[cluster.WorkerID]bool{"a": true}}), "p3>c"},
+		{"a node", view(policy.Pause{}, "n2"), "p3>a"},
+		{"the last worker", view(policy.Pause{Workers: map[cluster.WorkerID]bool{"a": true}}, "n2"), ""},
 	} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				policy.Pick(policy.View{Jobs: q, Idle: []jobs.Claim{claim}, Busy: []jobs.Claim{claim}})
+		for _, mode := range policy.Modes() {
+			tt.view.Mode = mode
+			want := tt.want
+			if mode == policy.RoundRobin && tt.name == "nothing" {
+				want = "p3>a p2>c" // ann has one by then
 			}
-		})
+			if got := told(policy.Pick(tt.view)); got != want {
+				t.Errorf("%s, %s: %q, want %q", tt.name, mode, got, want)
+			}
+		}
+	}
+}
+
+func TestModes(t *testing.T) {
+	rows := []jobs.Job{
+		waitingOf("ann", 1), waitingOf("ann", 2), with(waitingOf("ann", 3), priority(jobs.High)), with(waitingOf("bob", 4), priority(jobs.Low)),
+		waitingOf("bob", 5), with(waitingOf("cec", 6), priority(jobs.Instructor)), with(waitingOf("dan", 7), priority(jobs.High)), with(waitingOf("eva", 8), front),
+	}
+	busy := jobs.Job{ID: jobs.ID{User: "cec", Prompt: "r"}, Seq: 100, Order: 100, State: jobs.Running}
+	served := jobs.Account{User: "dan", Served: []jobs.Minute{{At: 10, N: 1}, {At: 60, N: 2}}}
+	workers := []jobs.Claim{worker("a"), worker("b"), worker("c"), worker("d"), worker("e"), worker("f"), worker("g"), worker("h")}
+	for mode, want := range map[policy.Mode]string{
+		policy.FIFO:     "p8>a p1>b p2>c p3>d p4>e p5>f p6>g p7>h",
+		policy.Priority: "p8>a p6>b p3>c p7>d p1>e p2>f p5>g p4>h",
+		// ann and bob have had nothing, cec has one, dan had two in this hour.
+		policy.RoundRobin: "p8>a p3>b p5>c p6>d p1>e p4>f p7>g p2>h",
+	} {
+		v := policy.View{Jobs: jobs.Restore(jobs.Snapshot{Rows: append(slices.Clone(rows), busy), Accounts: []jobs.Account{served}}), Idle: workers, Mode: mode, Now: 70 * 60_000}
+		if got := told(policy.Pick(v)); got != want {
+			t.Errorf("%s: %q, want %q", mode, got, want)
+		}
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	late := with(waiting(1, "X"), func(j *jobs.Job) { j.NotBefore = 100 })
+	for _, tt := range []struct {
+		name string
+		view policy.View
+		want string
+	}{
+		{"an idle worker", policy.View{Jobs: queue(), Idle: []jobs.Claim{worker("a")}}, "p9>a"},
+		{"one that is wanted", policy.View{Jobs: queue(waiting(1)), Idle: []jobs.Claim{worker("a")}}, ""},
+		{"one that is left", policy.View{Jobs: queue(waiting(1)), Idle: []jobs.Claim{worker("a"), worker("b")}}, "p9>b"},
+		{"one that nobody can use yet", policy.View{Jobs: queue(late), Idle: []jobs.Claim{worker("a")}, Now: 99}, "p9>a"},
+		{"one that cannot", policy.View{Jobs: queue(), Idle: []jobs.Claim{worker("a", "Z")}}, ""},
+		{"paused", policy.View{Jobs: queue(), Idle: []jobs.Claim{worker("a")}, Paused: policy.Pause{All: true}}, ""},
+		{"a paused user", policy.View{Jobs: queue(), Idle: []jobs.Claim{worker("a")}, Paused: policy.Pause{Users: map[cluster.User]bool{"user001": true}}}, ""},
+	} {
+		a, ok := policy.Admit(tt.view, jobs.Job{ID: waiting(9).ID, Classes: []string{"Y"}})
+		got := ""
+		if ok {
+			got = told([]jobs.Assign{a})
+		}
+		if got != tt.want || ok && a.Lease.Epoch != 1 {
+			t.Errorf("%s: %q, want %q (%+v)", tt.name, got, tt.want, a)
+		}
+	}
+}
+
+func TestParseMode(t *testing.T) {
+	for s, want := range map[string]policy.Mode{" FIFO ": policy.FIFO, "round_robin": policy.RoundRobin, "round-robin": policy.RoundRobin, "Priority": policy.Priority} {
+		if m, err := policy.ParseMode(s); m != want || err != nil {
+			t.Errorf("ParseMode(%q) = %q, %v", s, m, err)
+		}
+	}
+	for s, want := range map[string]string{
+		"fair":   "The queue mode fair is not built yet. Use fifo, round-robin or priority.",
+		"random": `There is no queue mode "random". Use fifo, round-robin or priority.`,
+	} {
+		if _, err := policy.ParseMode(s); cluster.CodeOf(err) != cluster.Invalid || err.Error() != want {
+			t.Errorf("ParseMode(%q) = %v, want %q", s, err, want)
+		}
 	}
 }

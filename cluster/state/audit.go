@@ -38,13 +38,48 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 		if len(c.IDs) == 1 {
 			what = fmt.Sprintf("cancelled job %s", c.IDs[0])
 		}
+	case *jobs.Front:
+		what = fmt.Sprintf("moved %d jobs to the front", len(c.IDs))
+		if len(c.IDs) == 1 {
+			what = fmt.Sprintf("moved job %s to the front", c.IDs[0])
+		}
+	case *jobs.Adopt:
+		what = fmt.Sprintf("brought back %d jobs", len(c.Rows))
+	case *SetInstructor:
+		what = "set the instructor's password"
+	case *SetMode:
+		what = fmt.Sprintf("set the queue's mode to %s", c.Mode)
+	case *SetPause:
+		what = "paused " + string(c.Scope)
+		if c.Undo {
+			what = "resumed " + string(c.Scope)
+		} else if c.Why != "" {
+			what += ": " + c.Why
+		}
+	case *DrainNode:
+		what = "drained " + m.nodeName(c.ID)
+		if c.Undo {
+			what = "ended the drain of " + m.nodeName(c.ID)
+		}
+	case *LeaveNode:
+		what = "forgot " + m.nodeName(c.ID)
 	default:
-		return
+		if what = describeNext(cmd); what == "" {
+			return
+		}
 	}
 	m.audit = append(m.audit, Audit{At: m.now, Actor: env.Actor, What: what})
 	if over := len(m.audit) - maxAudit; over > 0 {
 		m.audit = append([]Audit(nil), m.audit[over:]...)
 	}
+}
+
+// nodeName is how people call a node. The lock is held.
+func (m *Machine) nodeName(id cluster.NodeID) string {
+	if n, ok := m.nodes.rows[id]; ok {
+		return "node " + n.Name
+	}
+	return "node " + string(id)
 }
 
 // Audits returns the newest n lines, newest first.

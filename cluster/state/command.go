@@ -11,10 +11,9 @@ import (
 	"github.com/ahelme/comfyume/cluster/people"
 )
 
-// Level is the highest set of commands this build can apply. It rises when a
-// kind or the meaning of a command changes; what may be proposed is agreed in
-// the log, never by gossip.
-const Level = 1
+// baseLevel is the level of this release; see Level. The first release in which
+// nodes share a table has level 1: everything it knows may be proposed at once.
+const baseLevel = 1
 
 // Envelope is a command as it stands in the log.
 type Envelope struct {
@@ -29,14 +28,15 @@ const envelopeVersion = 1
 
 // Commands lists every command of this level, one value each.
 func Commands() []cluster.Command {
-	return []cluster.Command{
-		&Noop{},
+	return append([]cluster.Command{
+		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{},
 		&jobs.Submit{}, &jobs.Assign{}, &jobs.Started{}, &jobs.GpuDone{}, &jobs.Finish{}, &jobs.Requeue{},
 		&jobs.Cancel{}, &jobs.Forget{}, &jobs.Hold{}, &jobs.Release{},
-		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{},
+		&jobs.Front{}, &jobs.Adopt{},
+		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{}, &files.Adopt{},
 		&people.Put{}, &people.Disable{}, &people.Visit{},
 		&models.PutWorker{}, &models.ForgetWorker{},
-	}
+	}, nextCommands()...)
 }
 
 // KindNoop is Noop's kind.
@@ -89,6 +89,22 @@ type answer struct {
 	Err  *cluster.Error `cbor:"1,keyasint,omitempty"`
 	Body []byte         `cbor:"2,keyasint,omitempty"`
 }
+
+// Decode reads what Encode wrote. A kind that this build does not know is Invalid.
+func Decode(raw []byte) (Envelope, cluster.Command, error) {
+	var env Envelope
+	if err := cluster.Unmarshal(raw, &env); err != nil {
+		return env, nil, cluster.Errorf(cluster.Invalid, "the command cannot be read")
+	}
+	cmd, err := newRegistry().decode(env)
+	if err != nil {
+		return env, nil, cluster.Errorf(cluster.Invalid, "%v", err)
+	}
+	return env, cmd, nil
+}
+
+// EncodeAnswer makes what DecodeAnswer reads of an answer's body.
+func EncodeAnswer(body []byte) []byte { return mustMarshal(answer{Body: body}) }
 
 // DecodeAnswer reads Apply's result for one command.
 func DecodeAnswer(b []byte) (body []byte, err error) {

@@ -32,19 +32,41 @@ type Machine struct {
 	models *models.Table
 	seen   remembered
 	audit  []Audit
-	halted error // an entry this build cannot apply: reads go on, marked stale
+	halted error // why nothing more is applied: reads go on, marked stale
 
+	nodes    *nodes
+	settings Settings
+	level    uint32 // agreed on, at least 1
+	checked  uint64 // the newest boundary that a checkpoint was proposed for
+	marked   mark   // of the newest boundary that was crossed here
+
+	touched  map[jobs.ID]uint64 // index of a job's last change, of the newest changes only
+	waits    waits
 	watchMu  sync.Mutex
 	watchers map[*Watcher]struct{}
 }
 
 // New returns an empty machine.
 func New(log *slog.Logger) *Machine {
-	return &Machine{
-		kinds: newRegistry(), log: log.With("component", "state"),
-		jobs: jobs.New(), files: files.New(), people: people.New(), models: models.New(),
-		seen: newRemembered(), watchers: map[*Watcher]struct{}{},
-	}
+	m := &Machine{kinds: newRegistry(), log: log.With("component", "state"), watchers: map[*Watcher]struct{}{}}
+	m.clear()
+	return m
+}
+
+// clear empties the tables. The lock is held, or nobody else has m yet.
+func (m *Machine) clear() {
+	m.jobs, m.files, m.people, m.models, m.nodes = jobs.New(), files.New(), people.New(), models.New(), newNodes()
+	m.seen, m.audit, m.settings = newRemembered(), nil, Settings{}
+	m.index, m.now, m.level, m.checked, m.marked, m.halted = 0, 0, 1, 0, mark{}, nil
+	m.touched = map[jobs.ID]uint64{}
+}
+
+// Reset empties the machine: another history begins.
+func (m *Machine) Reset() {
+	m.mu.Lock()
+	m.clear()
+	m.mu.Unlock()
+	m.notifyAll(0)
 }
 
 // Jobs lets f read the job table. f must not keep the table nor block.
@@ -80,15 +102,40 @@ func (m *Machine) Apply(index uint64, at int64, cmds [][]byte) [][]byte {
 	out := make([][]byte, len(cmds))
 	ch := newChange(index)
 	if m.halted == nil {
+		m.crossed(index)
 		m.now, m.index = max(m.now, at), index
 		m.seen.expire(m.now)
 	}
 	for i, raw := range cmds {
 		out[i] = m.one(raw, &ch)
 	}
+	reached := m.index
+	m.touch(ch)
 	m.mu.Unlock()
 	m.notify(ch)
+	m.waits.reached(reached)
 	return out
+}
+
+// maxTouched bounds the jobs whose last change is remembered: those before are
+// long on every machine that there is.
+const maxTouched = 20_000
+
+func (m *Machine) touch(ch cluster.Change) {
+	if len(m.touched) > maxTouched {
+		clear(m.touched)
+	}
+	for id := range ch.Jobs {
+		m.touched[id] = m.index
+	}
+}
+
+// Touched is the index of the entry that last changed a job, 0 for one that
+// has not changed for long.
+func (m *Machine) Touched(id jobs.ID) uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.touched[id]
 }
 
 func (m *Machine) one(raw []byte, ch *cluster.Change) []byte {
@@ -104,14 +151,16 @@ func (m *Machine) one(raw []byte, ch *cluster.Change) []byte {
 	}
 	if err != nil {
 		// Skipping what we do not understand would fork the replicas.
-		m.halted = fmt.Errorf("entry %d: %w; upgrade this node", m.index, err)
-		m.log.Error("stopped applying the log", "index", m.index, "err", err)
+		m.halt(fmt.Errorf("entry %d: %w; upgrade this node", m.index, err))
 		return refuse(cluster.Errorf(cluster.Unavailable, "this node stopped applying: %v", m.halted))
+	}
+	if harmless(cmd) {
+		env.ID = ""
 	}
 	if old, ok := m.seen.answer(env.ID); ok {
 		return old
 	}
-	mutate, refusal := m.plan(cmd, ch)
+	mutate, refusal := m.plan(cmd, env.Actor, ch)
 	a := answer{Err: refusal}
 	if refusal == nil {
 		if v := mutate(); v != nil {
@@ -126,7 +175,7 @@ func (m *Machine) one(raw []byte, ch *cluster.Change) []byte {
 
 // plan asks the command's table. A panic there is a refusal: it happened while
 // only reading, so the tables are as they were.
-func (m *Machine) plan(cmd cluster.Command, ch *cluster.Change) (mutate func() any, refusal *cluster.Error) {
+func (m *Machine) plan(cmd cluster.Command, actor string, ch *cluster.Change) (mutate func() any, refusal *cluster.Error) {
 	defer func() {
 		if p := recover(); p != nil {
 			m.log.Error("a check panicked; command refused", "kind", cmd.Kind(), "index", m.index, "panic", p)
@@ -135,8 +184,10 @@ func (m *Machine) plan(cmd cluster.Command, ch *cluster.Change) (mutate func() a
 	}()
 	var err error
 	switch k := cmd.Kind(); {
-	case k == KindNoop:
-		mutate = func() any { return nil }
+	case k < 100:
+		if mutate, err = m.planOwn(cmd, actor); err == nil && k != KindNoop {
+			ch.Tables["state"] = m.index
+		}
 	case k < 200:
 		var ids []jobs.ID
 		mutate, ids, err = m.jobs.Plan(cmd, m.now)
@@ -171,6 +222,21 @@ func (m *Machine) plan(cmd cluster.Command, ch *cluster.Change) (mutate func() a
 	return mutate, nil
 }
 
+// planOwn asks the tables of this package.
+func (m *Machine) planOwn(cmd cluster.Command, actor string) (func() any, error) {
+	switch cmd.(type) {
+	case *Noop:
+		return func() any { return nil }, nil
+	case *SetLevel, *Checkpoint:
+		return m.planLevel(cmd)
+	case *PutNode, *LeaveNode, *DrainNode:
+		return m.nodes.plan(cmd, m.now, actor, m.level)
+	case *SetMode, *SetPause, *SetInstructor:
+		return m.settings.plan(cmd, m.now, actor)
+	}
+	return m.planNext(cmd)
+}
+
 // checkOutputs is the one rule across tables: only the holder of a job's lease
 // may enter its outputs.
 func (m *Machine) checkOutputs(cmd cluster.Command) error {
@@ -189,6 +255,22 @@ func mustMarshal(v any) []byte {
 	return b
 }
 
+// digest is the same number on every replica in the same state. The lock is held.
+func (m *Machine) digest() uint64 {
+	var d cluster.Digest
+	m.jobs.Digest(&d)
+	m.files.Digest(&d)
+	m.people.Digest(&d)
+	m.models.Digest(&d)
+	m.nodes.digest(&d)
+	m.settings.digest(&d)
+	m.seen.digest(&d)
+	for i, a := range m.audit {
+		d.Row("audit").Int(int64(i)).Int(a.At).Text(a.Actor).Text(a.What)
+	}
+	return d.Row("state").Int(m.now).Int(int64(m.index)).Int(int64(m.level)).Sum()
+}
+
 // snapshot is the file format of everything.
 type snapshot struct {
 	Version uint32          `cbor:"1,keyasint"`
@@ -200,6 +282,11 @@ type snapshot struct {
 	Models  models.Snapshot `cbor:"7,keyasint"`
 	Seen    []memory        `cbor:"8,keyasint"`
 	Audit   []Audit         `cbor:"9,keyasint"`
+
+	Nodes    []Node   `cbor:"10,keyasint"`
+	Settings Settings `cbor:"11,keyasint"`
+	Level    uint32   `cbor:"12,keyasint"` // 0 in snapshots from before there were levels
+	Checked  uint64   `cbor:"13,keyasint"`
 }
 
 const snapshotVersion = 1
@@ -212,6 +299,7 @@ func (m *Machine) Snapshot() func(io.Writer) error {
 		Version: snapshotVersion, Index: m.index, Now: m.now,
 		Jobs: m.jobs.Snapshot(), Files: m.files.Snapshot(), People: m.people.Snapshot(), Models: m.models.Snapshot(),
 		Seen: m.seen.snapshot(), Audit: append([]Audit(nil), m.audit...),
+		Nodes: m.nodes.all(), Settings: m.settings, Level: m.level, Checked: m.checked,
 	}
 	return func(w io.Writer) error { return cluster.NewEncoder(w).Encode(s) }
 }
@@ -222,14 +310,16 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err := cluster.NewDecoder(r).Decode(&s); err != nil {
 		return fmt.Errorf("decode snapshot: %w", err)
 	}
-	if s.Version != snapshotVersion {
-		return fmt.Errorf("snapshot version %d is newer than this build; upgrade this node", s.Version)
+	if s.Version != snapshotVersion || s.Level > Level {
+		return fmt.Errorf("snapshot of version %d, level %d is newer than this build; upgrade this node", s.Version, s.Level)
 	}
 	m.mu.Lock()
 	m.index, m.now = s.Index, s.Now
+	m.nodes, m.settings, m.level, m.checked, m.marked = restoreNodes(s.Nodes), s.Settings, max(s.Level, 1), s.Checked, mark{}
 	m.jobs, m.files, m.people, m.models = jobs.Restore(s.Jobs), files.Restore(s.Files), people.Restore(s.People), models.Restore(s.Models)
 	m.seen, m.audit, m.halted = restoreRemembered(s.Seen), s.Audit, nil
 	m.mu.Unlock()
 	m.notifyAll(s.Index)
+	m.waits.reached(s.Index)
 	return nil
 }

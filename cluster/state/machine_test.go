@@ -33,6 +33,13 @@ func samples() []cluster.Command {
 	lease := jobs.Lease{Job: id, Worker: "n/0", Epoch: 1}
 	return []cluster.Command{
 		&state.Noop{},
+		&state.PutNode{Node: state.Node{Member: cluster.Member{ID: "n1", Name: "mello", Roles: []cluster.Role{cluster.Queue}, Version: "0.3", Level: 1}, Incarnation: "abcd", Vote: "auto", Steady: true}},
+		&state.SetLevel{Level: 1},
+		&state.Checkpoint{Boundary: 1, Digest: 1},
+		&state.DrainNode{ID: "n1"},
+		&state.SetMode{Mode: "fifo"},
+		&state.SetPause{Scope: state.PauseAll, Why: "lunch"},
+		&state.SetInstructor{Hash: "$2a$10$y", IfAbsent: true},
 		&people.Put{Name: "user001", Hash: "$2a$10$x", IfAbsent: true},
 		&people.Disable{Name: "user001", Undo: true},
 		&people.Visit{Name: "user001"},
@@ -52,8 +59,12 @@ func samples() []cluster.Command {
 		&jobs.Cancel{IDs: []jobs.ID{id}},
 		&jobs.Hold{Lease: lease, Reason: "sign in"},
 		&jobs.Release{User: "user001", Secrets: "n"},
+		&jobs.Front{IDs: []jobs.ID{id}, User: "user001"},
+		&jobs.Adopt{Rows: []jobs.Job{{ID: jobs.ID{User: "user001", Prompt: "p2"}, State: jobs.Pending, Body: []byte("body"), Epoch: 2}}, Reason: "salvaged"},
 		&models.PutWorker{Worker: models.Worker{ID: "n/0", Node: "n", Caps: ref, CapsSize: 1}},
 		&models.ForgetWorker{ID: "n/0"},
+		&files.Adopt{User: "user001", Files: []files.File{{Place: files.Place{Area: files.Input, Name: "b.png"}, Ref: ref, Size: 3}}},
+		&state.LeaveNode{ID: "n1"},
 	}
 }
 
@@ -166,7 +177,7 @@ func TestStateHoldsNoFloats(t *testing.T) {
 	for _, c := range state.Commands() {
 		walk(reflect.TypeOf(c).Elem(), reflect.TypeOf(c).Elem().String())
 	}
-	for _, v := range []any{jobs.Snapshot{}, files.Snapshot{}, people.Snapshot{}, models.Snapshot{}, state.Audit{}} {
+	for _, v := range []any{jobs.Snapshot{}, files.Snapshot{}, people.Snapshot{}, models.Snapshot{}, state.Audit{}, state.Node{}, state.Settings{}} {
 		walk(reflect.TypeOf(v), reflect.TypeOf(v).String())
 	}
 }

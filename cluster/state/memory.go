@@ -1,9 +1,25 @@
 package state
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+)
 
 // rememberFor is how long a command's answer is kept, in milliseconds of table time.
 const rememberFor = 10 * 60 * 1000
+
+// harmless reports whether a command may be applied twice: a submit is known by
+// its id, a report by its epoch, and the rest says how things are. They are by
+// far the most, so their answers are not kept.
+func harmless(cmd cluster.Command) bool {
+	switch cmd.(type) {
+	case *Noop, *SetLevel, *Checkpoint, *PutNode, *jobs.Submit, *jobs.Assign, *jobs.Started, *jobs.GpuDone, *jobs.Finish:
+		return true
+	}
+	return false
+}
 
 // memory is one remembered answer.
 type memory struct {
@@ -45,6 +61,12 @@ func (r *remembered) expire(now int64) {
 	}
 	if n > 0 {
 		r.order = slices.Delete(r.order, 0, n)
+	}
+}
+
+func (r *remembered) digest(d *cluster.Digest) {
+	for _, m := range r.order {
+		d.Row("seen").Text(m.ID).Int(m.At).Bytes(m.Answer)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -14,54 +13,72 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/ahelme/comfyume/cluster"
 )
 
-// Config of a Loopback.
-type Config struct {
+// LoopbackConfig of a Loopback.
+type LoopbackConfig struct {
 	Dir  string // where the node's id is kept; must exist
 	Name string // host name for people; "" asks the operating system
+	Tag  string // what this node is for the others in the hall; "" = nothing
+	// Hall is a folder, 0700 and made when it is not there, in which the agents
+	// of one workshop on this machine find each other. All of them run as the
+	// same user; whoever can read the folder is one of them. "" = alone.
+	Hall string
 }
+
+// Config is LoopbackConfig under the name that the agent knows.
+type Config = LoopbackConfig
 
 // idFile keeps the node's id in Dir, 0600.
 const idFile = "node-id"
 
-// loopback is one machine alone: it listens on 127.0.0.1 only and has no peers.
-type loopback struct {
-	self Peer
+// Loopback opens the network of one machine. Alone, it listens on 127.0.0.1
+// and has no peers. In a hall it has an address of its own, its peers are the
+// other nodes of the hall, and the Network is a Forgetter: a node that was
+// killed stays listed, offline. The id is made once and kept in Dir, so it is
+// the same after a restart.
+func Loopback(cfg LoopbackConfig) (Network, error) { return loopbackOn(cfg, bindable) }
 
-	mu     sync.Mutex
-	opened map[io.Closer]struct{} // nil once closed
-}
-
-var _ Network = (*loopback)(nil)
-
-// Loopback opens the network of one machine alone. Its id is made once and
-// kept in Dir, so it is the same after a restart.
-func Loopback(cfg Config) (Network, error) {
+// loopbackOn is Loopback where can says which addresses this machine binds.
+func loopbackOn(cfg LoopbackConfig, can func(netip.Addr) bool) (Network, error) {
 	id, err := nodeID(filepath.Join(cfg.Dir, idFile))
 	if err != nil {
 		return nil, err
 	}
-	name := cfg.Name
-	if name == "" {
-		if name, err = os.Hostname(); err != nil {
+	if cfg.Name == "" {
+		if cfg.Name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("ask for the host name: %w", err)
 		}
 	}
-	self := Peer{ID: id, Name: name, Addr: netip.AddrFrom4([4]byte{127, 0, 0, 1}), Online: true}
-	return &loopback{self: self, opened: map[io.Closer]struct{}{}}, nil
+	if cfg.Hall != "" {
+		return enterHall(cfg, id, can)
+	}
+	self := Peer{ID: id, Name: cfg.Name, Addr: localhost, Online: true}
+	if cfg.Tag != "" {
+		self.Tags = []string{cfg.Tag}
+	}
+	return &alone{self: self, opened: newOpened()}, nil
 }
 
-func (l *loopback) Self() Peer { return l.self }
+var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-func (l *loopback) addr(port uint16) string {
+// alone is one machine without others.
+type alone struct {
+	self Peer
+	*opened
+}
+
+var _ Network = (*alone)(nil)
+
+func (l *alone) Self() Peer { return l.self }
+
+func (l *alone) addr(port uint16) string {
 	return net.JoinHostPort(l.self.Addr.String(), strconv.Itoa(int(port)))
 }
 
-func (l *loopback) Listen(port uint16) (net.Listener, error) {
+func (l *alone) Listen(port uint16) (net.Listener, error) {
 	ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp4", l.addr(port))
 	if err != nil {
 		return nil, err
@@ -69,7 +86,7 @@ func (l *loopback) Listen(port uint16) (net.Listener, error) {
 	return ln, l.keep(ln)
 }
 
-func (l *loopback) ListenPacket(port uint16) (net.PacketConn, error) {
+func (l *alone) ListenPacket(port uint16) (net.PacketConn, error) {
 	pc, err := (&net.ListenConfig{}).ListenPacket(context.Background(), "udp4", l.addr(port))
 	if err != nil {
 		return nil, err
@@ -77,18 +94,7 @@ func (l *loopback) ListenPacket(port uint16) (net.PacketConn, error) {
 	return pc, l.keep(pc)
 }
 
-// keep remembers what to close. Closing twice is harmless to both kinds.
-func (l *loopback) keep(c io.Closer) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.opened == nil {
-		return errors.Join(net.ErrClosed, c.Close())
-	}
-	l.opened[c] = struct{}{}
-	return nil
-}
-
-func (l *loopback) Dial(ctx context.Context, addr string) (net.Conn, error) {
+func (l *alone) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial %q: %w", addr, err)
@@ -99,28 +105,19 @@ func (l *loopback) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 }
 
-func (l *loopback) Peers(context.Context) ([]Peer, error) { return nil, nil }
+func (l *alone) Peers(context.Context) ([]Peer, error) { return nil, nil }
 
-func (l *loopback) WhoIs(_ context.Context, remote string) (Identity, error) {
+func (l *alone) WhoIs(_ context.Context, remote string) (Identity, error) {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil || !ap.Addr().Unmap().IsLoopback() {
-		return Identity{}, cluster.Errorf(cluster.NotFound, "nobody of this workshop has the address %s", remote)
+		return Identity{}, unknown(remote)
 	}
-	return Identity{Node: l.self.ID, Name: l.self.Name}, nil
+	return Identity{Node: l.self.ID, Name: l.self.Name, Tags: append([]string(nil), l.self.Tags...)}, nil
 }
 
-func (l *loopback) Close() error {
-	l.mu.Lock()
-	opened := l.opened
-	l.opened = nil
-	l.mu.Unlock()
-	var all error
-	for c := range opened {
-		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			all = errors.Join(all, err)
-		}
-	}
-	return all
+func (l *alone) Close() error {
+	_, err := l.close()
+	return err
 }
 
 // nodeID reads the id of this machine, or makes and keeps one.
@@ -136,12 +133,8 @@ func nodeID(path string) (cluster.NodeID, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read the node's id: %w", err)
 	}
-	raw := make([]byte, 8)
-	if _, err := rand.Read(raw); err != nil {
-		return "", fmt.Errorf("make a node id: %w", err)
-	}
-	id := "n" + hex.EncodeToString(raw)
-	if err := write(path, id+"\n"); err != nil {
+	id := "n" + hex.EncodeToString(random(8))
+	if err := write(path, []byte(id+"\n"), durable); err != nil {
 		return "", fmt.Errorf("keep the node's id: %w", err)
 	}
 	return cluster.NodeID(id), nil
@@ -155,17 +148,34 @@ func validID(id string) bool {
 	return err == nil
 }
 
-// write makes a file that is whole or not there: temporary file, flush, rename.
-func write(path, text string) error {
+// random is n bytes that nobody guesses.
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails: it ends the process instead
+	return b
+}
+
+// Whether a written file must outlive a power cut.
+const (
+	durable = true
+	passing = false
+)
+
+// write makes a file, 0600, that is whole or not there: a temporary file, then
+// a rename; flushed to the disk if it must last.
+func write(path string, text []byte, last bool) error {
 	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, err = f.Write(text)
+	if err == nil && last {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
+	if err := os.Rename(path+".tmp", path); err != nil || !last {
 		return err
 	}
 	d, err := os.Open(filepath.Dir(path))

@@ -185,7 +185,7 @@ func (w *world) signIn(logger *slog.Logger) *signin.SignIn {
 			w.machine.People(func(tab *people.Table) { p, ok = tab.Person(u) })
 			return p, ok
 		},
-		Instructor: boss, InstructorHash: hashOf(right + " of " + string(boss)), Logger: logger,
+		Instructor: boss, InstructorHash: func() string { return hashOf(right + " of " + string(boss)) }, Logger: logger,
 		Verify: func(hash, password string) bool { return hash == hashOf(password) },
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,6 +21,13 @@ import (
 func (a *attempt) report(ctx context.Context) error {
 	a.w.note(func(s *Status) { s.Phase, s.NodeID, s.Value, s.Max = Storing, "", 0, 0 })
 	err := a.w.insist(ctx, func(ctx context.Context) error { return a.w.cfg.Queue.GpuDone(ctx, a.lease) })
+	if errors.Is(err, errLost) {
+		// Taken back while the queue was out of reach: the result still counts if no
+		// other worker has begun.
+		if v, verr := a.w.cfg.Queue.Renew(ctx, a.lease); verr == nil && v == jobs.Go {
+			err = nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("say that the GPU is free: %w", err)
 	}
@@ -33,7 +41,7 @@ func (a *attempt) report(ctx context.Context) error {
 		}
 	}
 	for item, p := range a.placed {
-		if _, ok := a.w.cfg.Blobs.Has(ctx, p.ref); !ok {
+		if !a.kept(ctx, p.ref) {
 			a.w.log.Error("a stored output is not there", "user", a.row.ID.User, "job", a.row.ID.Prompt, "item", item.Type, "ref", p.ref.Short())
 			return &givenUp{reason: "a stored result was not there when it was checked"}
 		}
@@ -218,20 +226,29 @@ func (a *attempt) finish(ctx context.Context, e ending, past *comfy.HistoryEntry
 	}
 	var ref cluster.Ref
 	err = a.w.insist(ctx, func(ctx context.Context) error {
-		ref, _, err = a.w.cfg.Blobs.Put(ctx, bytes.NewReader(packed), int64(len(packed)))
-		return err
+		if ref, _, err = a.w.cfg.Blobs.Put(ctx, bytes.NewReader(packed), int64(len(packed))); err != nil {
+			return err
+		}
+		return a.w.cfg.Depot.Keep(ctx, a.lease, ref)
 	})
 	if err != nil {
 		return fmt.Errorf("keep the history: %w", err)
 	}
 	s := comfy.SummarizeOutputs(a.outputs)
 	f := jobs.Finish{Lease: a.lease, State: e.state, Failure: e.failure, History: ref, Outputs: int64(s.Count), Previewable: int64(s.Previewable), Preview: bounded(s.Preview)}
+	// A gateway tells the end when it sees the row: it must have all before it.
+	flush, cancel := context.WithTimeout(ctx, flushWithin)
+	a.w.cfg.Flush(flush)
+	cancel()
 	if err := a.w.insist(ctx, func(ctx context.Context) error { return a.w.cfg.Queue.Finish(ctx, f) }); err != nil {
 		return fmt.Errorf("finish: %w", err)
 	}
 	a.w.log.Info("job finished", "user", a.row.ID.User, "job", a.row.ID.Prompt, "state", e.state, "outputs", s.Count)
 	return nil
 }
+
+// flushWithin is how long the end of a job waits for pages' gateways.
+const flushWithin = 2 * time.Second
 
 // entry composes what the user's history says.
 func (a *attempt) entry(e ending, past *comfy.HistoryEntry) comfy.HistoryEntry {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/files"
@@ -35,6 +36,9 @@ func (a *attempt) bring(ctx context.Context, node string, output json.RawMessage
 		if err != nil {
 			return nil, fmt.Errorf("fetch an output of node %s: %w", node, err)
 		}
+		if err := a.secure(ctx, node, ref); err != nil {
+			return nil, fmt.Errorf("keep an output of node %s: %w", node, err)
+		}
 		items = append(items, f.Item)
 		fresh = append(fresh, files.NewOutput{Item: a.key(node, f), Area: area, Sub: cleanSub(a.undo.sub(f.Item.Subfolder)), Name: baseName(f.Item.Filename), Ref: ref, Size: size})
 	}
@@ -58,6 +62,34 @@ func (a *attempt) bring(ctx context.Context, node string, output json.RawMessage
 		}
 	}
 	return a.rename(output)
+}
+
+// secure has a result kept by a machine that counts, with patience for one that
+// is away.
+func (a *attempt) secure(ctx context.Context, node string, ref cluster.Ref) error {
+	err := a.w.insist(ctx, func(ctx context.Context) error { return a.w.cfg.Depot.Keep(ctx, a.lease, ref) })
+	if cluster.CodeOf(err) == cluster.NoSpace {
+		return a.noSpace(node, err)
+	}
+	return err
+}
+
+func (a *attempt) noSpace(node string, err error) error {
+	return &refusal{jobs.Failure{Type: "no_space", Message: cluster.MessageOf(err), NodeID: node, NodeType: a.classOf(node)}}
+}
+
+// kept reports whether a result is where it was put, with patience likewise.
+func (a *attempt) kept(ctx context.Context, ref cluster.Ref) bool {
+	limit := time.Now().Add(a.w.cfg.Patience.Lost)
+	pause := a.w.backoff()
+	for {
+		if _, ok := a.w.cfg.Depot.Kept(ctx, a.lease, ref); ok {
+			return true
+		}
+		if _, local := a.w.cfg.Depot.(here); local || time.Now().After(limit) || !pause.wait(ctx) {
+			return false
+		}
+	}
 }
 
 // key names an output item so that another attempt gives it the same name.
@@ -112,7 +144,7 @@ func (a *attempt) fetch(ctx context.Context, node string, item comfy.FileItem) (
 		case context.Cause(ctx) != nil:
 			return "", 0, context.Cause(ctx)
 		case cluster.CodeOf(err) == cluster.NoSpace:
-			return "", 0, &refusal{jobs.Failure{Type: "no_space", Message: cluster.MessageOf(err), NodeID: node, NodeType: a.classOf(node)}}
+			return "", 0, a.noSpace(node, err)
 		case n < tries:
 			a.w.log.Warn("fetching an output", "user", a.row.ID.User, "job", a.row.ID.Prompt, "try", n, "err", err)
 			pause.wait(ctx)

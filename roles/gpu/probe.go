@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/roles/comfy"
 )
@@ -63,6 +64,9 @@ func (w *Worker) register(ctx context.Context, stats comfy.SystemStats, caps *co
 	}
 	ref, size, err := w.cfg.Blobs.Put(ctx, bytes.NewReader(packed), int64(len(packed)))
 	if err != nil {
+		return fmt.Errorf("store what ComfyUI can do: %w", err)
+	}
+	if err := w.cfg.Depot.Keep(ctx, jobs.Lease{}, ref); err != nil {
 		return fmt.Errorf("store what ComfyUI can do: %w", err)
 	}
 	row := models.Worker{ID: w.cfg.ID, Node: w.cfg.Node, Version: stats.System.ComfyUIVersion, Caps: ref, CapsSize: size}

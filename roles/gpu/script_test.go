@@ -294,8 +294,8 @@ func TestSecretsReachComfyUIAndNoRecord(t *testing.T) {
 		s.say(id, sayStart, sayCached, sayRuns, saySuccess, sayOver)
 	}
 	b := newBench(t, s.url, func(c *gpu.Config) {
-		c.Secrets = func(context.Context, jobs.ID) (map[string]string, bool) {
-			return map[string]string{"api_key_comfy_org": "s3cret"}, true
+		c.Secrets = func(context.Context, jobs.Lease) (map[string]string, bool, error) {
+			return map[string]string{"api_key_comfy_org": "s3cret"}, true, nil
 		}
 	})
 	row := b.ends(b.submit("p-1", thing, func(c *jobs.Submit) { c.Secrets = "gateway" }))

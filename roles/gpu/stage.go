@@ -34,8 +34,15 @@ func (a *attempt) prepare(ctx context.Context) (json.RawMessage, error) {
 	}
 	send := *req
 	if a.row.Secrets != "" {
-		var ok bool
-		if send.Secrets, ok = a.w.cfg.Secrets(ctx, a.row.ID); !ok {
+		found := false
+		err := a.w.insist(ctx, func(ctx context.Context) (err error) {
+			send.Secrets, found, err = a.w.cfg.Secrets(ctx, a.lease)
+			return err
+		})
+		switch {
+		case err != nil:
+			return nil, err
+		case !found:
 			return nil, errNoSecrets
 		}
 	}
@@ -132,6 +139,9 @@ func (a *attempt) upload(ctx context.Context, in jobs.Input, folder string) (str
 	key := folder + "/" + name
 	if value, ok := done[key]; ok {
 		return value, nil
+	}
+	if err := a.w.cfg.Depot.Fetch(ctx, a.lease, in.Ref); err != nil {
+		return "", fmt.Errorf("fetch an input: %w", err)
 	}
 	file, err := a.w.cfg.Blobs.Open(ctx, in.Ref)
 	if err != nil {

@@ -49,6 +49,26 @@ type Queue interface {
 	Hold(ctx context.Context, l jobs.Lease, reason string) error
 }
 
+// Depot is where bytes are kept that must outlive this machine.
+type Depot interface {
+	// Fetch brings an input of a job into Blobs.
+	Fetch(ctx context.Context, l jobs.Lease, ref cluster.Ref) error
+	// Keep takes a blob out of Blobs and returns when it is kept: verified, on a
+	// machine that counts. The zero lease is for what belongs to no job.
+	Keep(ctx context.Context, l jobs.Lease, ref cluster.Ref) error
+	// Kept reports whether, and how large, it is.
+	Kept(ctx context.Context, l jobs.Lease, ref cluster.Ref) (int64, bool)
+}
+
+// here is the Depot of a machine that keeps bytes itself.
+type here struct{ blobs blob.Store }
+
+func (here) Fetch(context.Context, jobs.Lease, cluster.Ref) error { return nil }
+func (here) Keep(context.Context, jobs.Lease, cluster.Ref) error  { return nil }
+func (h here) Kept(ctx context.Context, _ jobs.Lease, ref cluster.Ref) (int64, bool) {
+	return h.blobs.Has(ctx, ref)
+}
+
 // Config says which ComfyUI a Worker drives and for whom.
 type Config struct {
 	ID   cluster.WorkerID // required
@@ -56,13 +76,19 @@ type Config struct {
 	// URL is ComfyUI's root, "http://127.0.0.1:8188". Required.
 	URL   string
 	Queue Queue      // required
-	Blobs blob.Store // required
+	Blobs blob.Store // of this machine; required
+	// Depot brings bytes between Blobs and the machines that keep them. Nil means
+	// that Blobs is such a machine's.
+	Depot Depot
 	// Secrets asks the gateway that took a submit in for the user's tokens; false
 	// when they are gone. Nil means that they always are.
-	Secrets func(ctx context.Context, id jobs.ID) (map[string]string, bool)
+	Secrets func(ctx context.Context, l jobs.Lease) (map[string]string, bool, error)
 	// Publish hands an event on to the user's pages. It must not block for long.
 	// Nil drops them.
 	Publish func(jobs.Event)
+	// Flush waits until the pages' gateways have what was published. It gives up
+	// after a while on one that does not answer. Nil means that they have.
+	Flush func(ctx context.Context)
 	// Register enters the worker or its new capabilities. Nil means that nobody
 	// wants to know.
 	Register func(ctx context.Context, w models.Worker) error
@@ -71,7 +97,8 @@ type Config struct {
 	Await func(ctx context.Context, l jobs.Lease) (jobs.Verdict, error)
 	// Logger hears of jobs and troubles, never of prompts. Nil discards.
 	Logger *slog.Logger
-	// RenewEvery is how often a lease is renewed; 0 means 5 s.
+	// RenewEvery is how often a lease is renewed; 0 means 1 s: a cancel is heard
+	// of then at the latest.
 	RenewEvery time.Duration
 	// Patience says how long to wait for what; its zero value is for production.
 	Patience Patience
@@ -116,7 +143,13 @@ func New(cfg Config) (*Worker, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Secrets == nil {
-		cfg.Secrets = func(context.Context, jobs.ID) (map[string]string, bool) { return nil, false }
+		cfg.Secrets = func(context.Context, jobs.Lease) (map[string]string, bool, error) { return nil, false, nil }
+	}
+	if cfg.Depot == nil {
+		cfg.Depot = here{cfg.Blobs}
+	}
+	if cfg.Flush == nil {
+		cfg.Flush = func(context.Context) {}
 	}
 	if cfg.Publish == nil {
 		cfg.Publish = func(jobs.Event) {}
@@ -125,7 +158,7 @@ func New(cfg Config) (*Worker, error) {
 		cfg.Register = func(context.Context, models.Worker) error { return nil }
 	}
 	if cfg.RenewEvery == 0 {
-		cfg.RenewEvery = 5 * time.Second
+		cfg.RenewEvery = time.Second
 	}
 	cfg.Patience.fill()
 	log := cfg.Logger.With("component", "gpu", "worker", string(cfg.ID))

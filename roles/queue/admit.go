@@ -5,6 +5,7 @@ import (
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/policy"
 )
 
 // admitter is the Proposer that Admit returns.
@@ -42,36 +43,24 @@ func (s *Steward) reserve(c *jobs.Submit) (grant, bool) {
 	if !s.leads() {
 		return grant{}, false
 	}
+	rules := s.rules()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var mine *claim
+	var g grant
 	s.jobs.Jobs(func(t *jobs.Table) {
 		if _, known := t.Job(c.ID); known {
 			return
 		}
-		row := jobs.Job{ID: c.ID, Classes: c.Classes}
-		for _, cl := range s.idle(t.Active()) {
-			if cl.Can(&row) && !wanted(t, cl.Claim) {
-				mine = cl
-				return
-			}
+		view, byWorker := s.view(t, rules)
+		if a, ok := policy.Admit(view, jobs.Job{ID: c.ID, Classes: c.Classes, Priority: c.Priority}); ok {
+			g = grant{claim: byWorker[a.Lease.Worker], lease: a.Lease}
 		}
 	})
-	if mine == nil {
+	if g.claim == nil {
 		return grant{}, false
 	}
-	mine.inFlight = true
-	return grant{claim: mine, lease: jobs.Lease{Job: c.ID, Worker: mine.Worker, Epoch: 1}}, true
-}
-
-// wanted reports whether a waiting job could go to the claim.
-func wanted(t *jobs.Table, c jobs.Claim) bool {
-	found := false
-	t.Waiting(func(j *jobs.Job) bool {
-		found = j.State == jobs.Pending && c.Can(j)
-		return !found
-	})
-	return found
+	g.claim.inFlight = true
+	return g, true
 }
 
 // admit commits the job with its assignment. The answer is the Submit's own:

@@ -140,21 +140,15 @@ func (s *Steward) dispatch(ctx context.Context) {
 
 // decide asks the policy and sets aside the claims that it used.
 func (s *Steward) decide() []grant {
+	rules := s.rules()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var grants []grant
 	s.jobs.Jobs(func(t *jobs.Table) {
-		active := t.Active()
-		view := policy.View{Jobs: t, Mode: s.mode}
-		byWorker := map[cluster.WorkerID]*claim{}
-		for _, c := range s.idle(active) {
-			view.Idle = append(view.Idle, c.Claim)
-			byWorker[c.Worker] = c
-		}
+		view, byWorker := s.view(t, rules)
 		if len(view.Idle) == 0 {
 			return
 		}
-		view.Busy = s.busy(active)
 		for _, a := range policy.Pick(view) {
 			c := byWorker[a.Lease.Worker]
 			c.inFlight = true
@@ -162,6 +156,22 @@ func (s *Steward) decide() []grant {
 		}
 	})
 	return grants
+}
+
+// view is what the policy decides on, with the claims behind its idle workers.
+// The lock is held.
+func (s *Steward) view(t *jobs.Table, rules Rules) (policy.View, map[cluster.WorkerID]*claim) {
+	active := t.Active()
+	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining}
+	byWorker := map[cluster.WorkerID]*claim{}
+	for _, c := range s.idle(active) {
+		v.Idle = append(v.Idle, c.Claim)
+		byWorker[c.Worker] = c
+	}
+	if len(v.Idle) > 0 {
+		v.Busy = s.busy(active)
+	}
+	return v, byWorker
 }
 
 // between is how long a worker that was just heard of is expected to ask for

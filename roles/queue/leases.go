@@ -31,7 +31,7 @@ func (s *Steward) overdue() []recall {
 	now := time.Now()
 	grace := s.ttl
 	if !s.leading {
-		s.leading = true
+		s.leading, s.began = true, now
 		grace += amnesty
 		clear(s.clocks)
 	}
@@ -58,6 +58,8 @@ func (s *Steward) overdue() []recall {
 			reason = "its worker was restarted"
 		case !now.Before(c.until):
 			reason = "its worker stopped answering"
+		case s.vanished(l.Worker, now):
+			reason = "its machine is gone"
 		default:
 			continue
 		}
@@ -69,6 +71,26 @@ func (s *Steward) overdue() []recall {
 	s.clocks, s.lost = next, lost
 	s.prune(active, now)
 	return out
+}
+
+// What makes a job be taken back before its lease has run out: its machine is
+// believed to be gone and the worker, which renews every second, is silent.
+const (
+	silent  = 3500 * time.Millisecond
+	settled = 10 * time.Second // under a new leader that has not heard of the worker
+)
+
+// vanished reports whether two independent signs say that a worker is gone. The
+// lock is held.
+func (s *Steward) vanished(id cluster.WorkerID, now time.Time) bool {
+	w := s.workers[id]
+	switch {
+	case w == nil || w.claim.Node == "":
+		return false
+	case now.Sub(w.seen) < silent || w.seen.Before(s.began) && now.Sub(s.began) < settled:
+		return false
+	}
+	return s.gone(w.claim.Node)
 }
 
 // takeBack proposes that a job goes back to its place. When that cannot be

@@ -7,6 +7,8 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/files"
 	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/policy"
+	"github.com/ahelme/comfyume/roles/queue"
 )
 
 func TestSilentWorkerLosesItsJob(t *testing.T) {
@@ -27,11 +29,13 @@ func TestSilentWorkerLosesItsJob(t *testing.T) {
 		if r := p.row("p1"); r.Strikes != 0 {
 			t.Errorf("%d strikes for a lost worker", r.Strikes)
 		}
-		p.verdict(old, jobs.Lost)
-		if err := p.finish(old); cluster.CodeOf(err) != cluster.Stale {
-			t.Errorf("late Finish: %v, want stale", err)
-		}
+		p.verdict(old, jobs.Go) // its result would still be taken
 		p.started(lease)
+		p.verdict(old, jobs.Lost)
+		if err := p.finish(old); err != nil {
+			t.Errorf("late Finish: %v, want it kept aside", err)
+		}
+		p.is("p1", "running b 2")
 		if err := p.finish(lease); err != nil {
 			t.Error(err)
 		}
@@ -127,6 +131,65 @@ func TestCancelOfASilentWorkersJobEndsIt(t *testing.T) {
 	})
 }
 
+// A machine that gossip believes to be gone loses its job when it is silent as
+// well, long before its lease has run out, and not before.
+func TestMachineThatVanishedLosesItsJobEarly(t *testing.T) {
+	play(t, func(p *stage) {
+		p.do(submit("p1"))
+		l := p.claim("a").gets("p1")
+		p.started(l)
+		p.pass(11 * time.Second)
+		p.verdict(l, jobs.Go)
+		p.slander("node-a")
+		for range 5 { // it is slandered: it answers
+			p.pass(time.Second)
+			p.verdict(l, jobs.Go)
+		}
+		p.is("p1", "running a 1")
+		other := p.claim("b")
+		p.pass(5 * time.Second)
+		other.gets("p1")
+		if r := p.row("p1"); r.Strikes != 0 || len(r.Past) != 1 {
+			t.Errorf("%d strikes, past %v", r.Strikes, r.Past)
+		}
+	})
+}
+
+// The result of a worker that was out of reach for long counts, if no other has
+// begun.
+func TestLateResultIsTaken(t *testing.T) {
+	play(t, func(p *stage) {
+		p.do(submit("p1"))
+		old := p.claim("a").gets("p1")
+		p.started(old)
+		p.pass(2*ttl + 2*time.Second)
+		p.is("p1", "pending  1")
+		p.verdict(old, jobs.Go)
+		if err := p.finish(old); err != nil {
+			t.Fatal(err)
+		}
+		if r := p.row("p1"); r.State != jobs.Done || r.Strikes != 0 {
+			t.Errorf("row %+v", r)
+		}
+	})
+}
+
+// What is paused or drained gets nothing new, and goes on when it is let go.
+func TestPausesAndDrains(t *testing.T) {
+	play(t, func(p *stage) {
+		p.obey(queue.Rules{Paused: policy.Pause{All: true}})
+		c := p.claim("a")
+		p.do(submit("p1"))
+		c.waits()
+		p.obey(queue.Rules{Draining: map[cluster.NodeID]bool{"node-a": true}})
+		p.pass(2 * time.Second)
+		c.waits()
+		p.obey(queue.Rules{})
+		p.pass(2 * time.Second)
+		c.gets("p1")
+	})
+}
+
 func TestClaimAfterARestart(t *testing.T) {
 	play(t, func(p *stage) {
 		p.do(submit("p1"), submit("p2"))
@@ -136,8 +199,9 @@ func TestClaimAfterARestart(t *testing.T) {
 		p.start()
 		lease := p.claim("a").gets("p1") // at once and before p2: it kept its place
 		p.is("p1", "assigned a 2")
-		p.verdict(old, jobs.Lost)
 		p.verdict(lease, jobs.Go)
+		p.started(lease)
+		p.verdict(old, jobs.Lost)
 		p.is("p2", "pending  0")
 		if r := p.row("p1"); r.Strikes != 0 {
 			t.Errorf("%d strikes for a restart", r.Strikes)

@@ -88,13 +88,18 @@ func (s *Steward) Renew(_ context.Context, l jobs.Lease) (jobs.Verdict, error) {
 		return "", cluster.Errorf(cluster.NoLeader, "this node does not lead; ask the one that does")
 	}
 	var row jobs.Job
-	var found bool
-	s.jobs.Jobs(func(t *jobs.Table) { row, found = t.Job(l.Job) })
+	var found, late bool
+	s.jobs.Jobs(func(t *jobs.Table) {
+		row, found = t.Job(l.Job)
+		late = t.CheckLease(l) == nil && !held(&row, l)
+	})
 	switch {
 	case found && l.Epoch > row.Epoch:
 		// The lease is newer than the table here: a new leader that has not applied
 		// everything yet. The worker must not lose its job for that.
 		return "", cluster.Errorf(cluster.Unavailable, "this node is catching up; ask again")
+	case late:
+		return jobs.Go, nil // it was taken back, and no other has begun: its result still counts
 	case !found || !held(&row, l):
 		return jobs.Lost, nil
 	case row.State == jobs.Cancelling:

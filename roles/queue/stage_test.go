@@ -93,13 +93,23 @@ type stage struct {
 	leads   atomic.Bool
 	news    chan bool
 	stop    func()
+
+	set   sync.Mutex
+	rules queue.Rules
+	gone  map[cluster.NodeID]bool
 }
+
+// obey sets what people have set.
+func (p *stage) obey(r queue.Rules) { p.set.Lock(); defer p.set.Unlock(); p.rules = r }
+
+// slander lets gossip believe that a node is gone.
+func (p *stage) slander(n cluster.NodeID) { p.set.Lock(); defer p.set.Unlock(); p.gone[n] = true }
 
 // play runs f with a steward that leads, and stops everything afterwards.
 func play(t *testing.T, f func(*stage)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := state.New(slog.New(slog.DiscardHandler))
-		p := &stage{t: t, machine: m, log: &journal{machine: m}}
+		p := &stage{t: t, machine: m, log: &journal{machine: m}, gone: map[cluster.NodeID]bool{}}
 		p.leads.Store(true)
 		p.start()
 		f(p)
@@ -115,6 +125,8 @@ func (p *stage) start() {
 	s, err := queue.New(queue.Config{
 		Jobs: p.machine, Propose: p.log, Leads: p.leads.Load, Leading: p.news,
 		Watch: func() queue.Watcher { return p.machine.Watch() },
+		Rules: func() queue.Rules { p.set.Lock(); defer p.set.Unlock(); return p.rules },
+		Gone:  func(n cluster.NodeID) bool { p.set.Lock(); defer p.set.Unlock(); return p.gone[n] },
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -157,7 +169,7 @@ type call struct {
 
 func (p *stage) claim(worker string, classes ...string) *call {
 	p.t.Helper()
-	c := jobs.Claim{Worker: cluster.WorkerID(worker), Node: "n"}
+	c := jobs.Claim{Worker: cluster.WorkerID(worker), Node: cluster.NodeID("node-" + worker)}
 	if classes != nil {
 		c.Classes = map[string]bool{}
 		for _, name := range classes {

@@ -48,14 +48,24 @@ type Watcher interface {
 
 // Config is what a steward needs.
 type Config struct {
-	Jobs     Reader
-	Propose  cluster.Proposer
-	Watch    func() Watcher
-	Leads    func() bool   // whether this node leads now
-	Leading  <-chan bool   // news of it; may be nil, then Leads is asked each second
+	Jobs    Reader
+	Propose cluster.Proposer
+	Watch   func() Watcher
+	Leads   func() bool  // whether this node leads now
+	Leading <-chan bool  // news of it; may be nil, then Leads is asked each second
+	Rules   func() Rules // what people have set; nil = fifo, nothing paused
+	// Gone reports whether a node is believed to be gone. It is advice: a job is
+	// taken back on it only when its worker has been silent as well. Nil = never.
+	Gone     func(cluster.NodeID) bool
 	Logger   *slog.Logger  // nil discards
 	LeaseTTL time.Duration // 0 = DefaultLeaseTTL
-	Mode     policy.Mode   // "" = fifo
+}
+
+// Rules is what people have set.
+type Rules struct {
+	Mode     policy.Mode // "" = fifo
+	Paused   policy.Pause
+	Draining map[cluster.NodeID]bool
 }
 
 // Steward runs the queue. All methods are safe for concurrent use.
@@ -67,14 +77,16 @@ type Steward struct {
 	news    <-chan bool
 	log     *slog.Logger
 	ttl     time.Duration
-	mode    policy.Mode
+	rules   func() Rules
+	gone    func(cluster.NodeID) bool
 
 	kick chan struct{} // one token: look again
 
 	// mu is taken before the table's own lock, never inside a view of it.
 	mu      sync.Mutex
-	stopped bool // Run has ended
-	leading bool // this term's clocks have been set
+	stopped bool      // Run has ended
+	leading bool      // this term's clocks have been set
+	began   time.Time // when they were
 	claims  []*claim
 	clocks  map[jobs.ID]clock
 	lost    map[jobs.Lease]string // to be taken back, and why
@@ -92,19 +104,18 @@ func New(c Config) (*Steward, error) {
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = DefaultLeaseTTL
 	}
-	if c.Mode == "" {
-		c.Mode = policy.FIFO
+	if c.Rules == nil {
+		c.Rules = func() Rules { return Rules{} }
 	}
-	mode, err := policy.ParseMode(string(c.Mode))
-	if err != nil {
-		return nil, err
+	if c.Gone == nil {
+		c.Gone = func(cluster.NodeID) bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Steward{
 		jobs: c.Jobs, propose: c.Propose, watch: c.Watch, leads: c.Leads, news: c.Leading,
-		log: c.Logger.With("component", "queue"), ttl: c.LeaseTTL, mode: mode,
+		log: c.Logger.With("component", "queue"), ttl: c.LeaseTTL, rules: c.Rules, gone: c.Gone,
 		kick:   make(chan struct{}, 1),
 		clocks: map[jobs.ID]clock{}, lost: map[jobs.Lease]string{}, workers: map[cluster.WorkerID]*worker{},
 	}, nil

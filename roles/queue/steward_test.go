@@ -9,7 +9,6 @@ import (
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
-	"github.com/ahelme/comfyume/cluster/policy"
 	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/queue"
 )
@@ -23,11 +22,6 @@ func TestNewRefusesWhatItCannotDo(t *testing.T) {
 		t.Error("an empty configuration was taken")
 	}
 	bad := good
-	bad.Mode = policy.Fair
-	if _, err := queue.New(bad); cluster.CodeOf(err) != cluster.Invalid {
-		t.Errorf("mode fair: %v", err)
-	}
-	bad = good
 	bad.LeaseTTL = -1
 	if _, err := queue.New(bad); cluster.CodeOf(err) != cluster.Invalid {
 		t.Errorf("negative lease: %v", err)
@@ -120,6 +114,7 @@ func TestThreeStrikes(t *testing.T) {
 			if err := p.s.Requeue(t.Context(), l, true, "ComfyUI died"); err != nil {
 				t.Fatal(err)
 			}
+			p.pass(2 * time.Minute) // it waits a while after a strike
 		}
 		b := p.claim("b")
 		l := b.gets("p1")
@@ -146,7 +141,10 @@ func TestAStrikeMovesTheJobElsewhere(t *testing.T) {
 		if err := p.finish(busy); err != nil {
 			t.Fatal(err)
 		}
-		p.claim("b").gets("p1")
+		b := p.claim("b")
+		b.waits()
+		p.pass(12 * time.Second)
+		b.gets("p1")
 		a.waits()
 	})
 }
@@ -265,7 +263,7 @@ func TestWorkers(t *testing.T) {
 			t.Fatalf("got %+v", got)
 		}
 		a, b := got[0], got[1]
-		if a.ID != "a" || a.Node != "n" || a.Idle || a.Job == nil || *a.Job != id("p1") || time.Since(a.LastSeen) != 5*time.Second {
+		if a.ID != "a" || a.Node != "node-a" || a.Idle || a.Job == nil || *a.Job != id("p1") || time.Since(a.LastSeen) != 5*time.Second {
 			t.Errorf("a is %+v", a)
 		}
 		if b.ID != "b" || !b.Idle || b.Job != nil || time.Since(b.LastSeen) != 0 {

@@ -28,9 +28,10 @@ type Config struct {
 	// Person looks a participant up; their hash is bcrypt, or a form that an
 	// htpasswd file may hold.
 	Person func(cluster.User) (people.Person, bool)
-	// Instructor is the instructor's name, InstructorHash their bcrypt hash.
+	// Instructor is the instructor's name, InstructorHash their bcrypt hash as it
+	// is now; "" lets nobody in.
 	Instructor     cluster.User
-	InstructorHash string
+	InstructorHash func() string
 	Logger         *slog.Logger
 	Now            func() time.Time // nil: time.Now
 	// Verify checks a password against a hash; nil: Verify of this package.
@@ -180,7 +181,10 @@ const nobodyHash = "$2a$10$3NegpfD9kEhOH5y9RPYrbu8XT1GS/TpQQVqx.nOvhHket4uAv1x56
 
 func (s *SignIn) lookup(user cluster.User) (Identity, string) {
 	if s.cfg.Instructor != "" && user == s.cfg.Instructor {
-		return Identity{User: user, Instructor: true}, s.cfg.InstructorHash
+		if hash := s.cfg.InstructorHash(); hash != "" {
+			return Identity{User: user, Instructor: true}, hash
+		}
+		return Identity{}, nobodyHash
 	}
 	if p, ok := s.cfg.Person(user); ok && !p.Disabled {
 		return Identity{User: user}, p.Hash

@@ -65,7 +65,7 @@ func build(t testing.TB, b *book, n *atomic.Int64, now func() time.Time) *signin
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := signin.New(signin.Config{Person: b.person, Instructor: "admin", InstructorHash: string(hash), Logger: slog.New(slog.DiscardHandler), Now: now, Verify: counted(n)})
+	s, err := signin.New(signin.Config{Person: b.person, Instructor: "admin", InstructorHash: func() string { return string(hash) }, Logger: slog.New(slog.DiscardHandler), Now: now, Verify: counted(n)})
 	if err != nil {
 		t.Fatal(err)
 	}

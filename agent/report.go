@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/peer"
+	"github.com/ahelme/comfyume/roles/gateway"
+	"github.com/ahelme/comfyume/ui"
+)
+
+// report is what a node says of itself to the core nodes once a second: what
+// only it can know, and what no table holds.
+type report struct {
+	Member   cluster.Member                   `json:"member"`
+	Workers  []ui.Worker                      `json:"workers,omitempty"`
+	Sockets  map[cluster.User]int             `json:"sockets,omitempty"` // open pages of each user
+	Troubles map[cluster.User]gateway.Problem `json:"troubles,omitempty"`
+	Lacks    []lack                           `json:"lacks,omitempty"`
+	Health   Report                           `json:"health"`
+	Problems []ui.Problem                     `json:"problems,omitempty"`
+	Log      *consensus.Status                `json:"log,omitempty"` // of core nodes
+	Disk     int                              `json:"disk"`          // per cent used, -1 = unknown
+	Missing  int                              `json:"missing"`       // blobs that it should hold and does not
+	Waits    string                           `json:"waits,omitempty"`
+}
+
+// maxReport bounds what is read of another node's report, in bytes.
+const maxReport = 1 << 20
+
+// reports keeps the newest report of every node.
+type reports struct {
+	mu  sync.Mutex
+	all map[cluster.NodeID]heardOf
+}
+
+type heardOf struct {
+	report
+	at time.Time
+}
+
+// forgetReports is how long the last report of a silent node is shown.
+const (
+	forgetReports = 24 * time.Hour
+	maxReports    = 500
+)
+
+func newReports() *reports { return &reports{all: map[cluster.NodeID]heardOf{}} }
+
+// take keeps another node's report. What it says of who it is counts for
+// nothing: the network knows that, and its workers are called by its name.
+func (r *reports) take(who peer.Who, raw []byte) {
+	var in report
+	if len(raw) > maxReport || json.Unmarshal(raw, &in) != nil {
+		return
+	}
+	in.Member.ID, in.Member.Name = who.Node, who.Name
+	in.Workers = slices.DeleteFunc(in.Workers, func(w ui.Worker) bool { return !who.Holds(w.ID) })
+	if !who.Core { // it only runs jobs: what it says of people is not asked for
+		in.Sockets, in.Troubles, in.Lacks, in.Log = nil, nil, nil, nil
+	}
+	r.put(in, time.Now())
+}
+
+func (r *reports) put(in report, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, h := range r.all {
+		if now.Sub(h.at) > forgetReports {
+			delete(r.all, id)
+		}
+	}
+	if _, known := r.all[in.Member.ID]; known || len(r.all) < maxReports {
+		r.all[in.Member.ID] = heardOf{in, now}
+	}
+}
+
+// forget drops a node that left.
+func (r *reports) forget(id cluster.NodeID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all, id)
+}
+
+// list returns every report, by name.
+func (r *reports) list() []heardOf {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]heardOf, 0, len(r.all))
+	for _, h := range r.all {
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b heardOf) int {
+		return cmp.Or(cmp.Compare(a.Member.Name, b.Member.Name), cmp.Compare(a.Member.ID, b.Member.ID))
+	})
+	return out
+}

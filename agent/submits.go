@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/peer"
+	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/roles/comfy"
+)
+
+// The verbs by which a node without a gateway queues workflows at one.
+const (
+	verbSubmit peer.Verb = "submit"
+	verbRetry  peer.Verb = "retry"
+)
+
+// submission is POST /prompt as if the user had sent it; submitted answers it.
+type submission struct {
+	User cluster.User `cbor:"1,keyasint"`
+	Body []byte       `cbor:"2,keyasint"`
+}
+
+type submitted struct {
+	Status int    `cbor:"1,keyasint"`
+	Answer []byte `cbor:"2,keyasint"`
+}
+
+// serveSubmits lets other core nodes queue workflows at this gateway.
+func serveSubmits(s *peer.Server, r *roles) {
+	peer.Handle(s, verbSubmit, peer.CoreOnly, func(ctx context.Context, _ peer.Who, in submission) (out submitted, err error) {
+		out.Status, out.Answer = r.submit(ctx, in.User, in.Body)
+		return out, nil
+	})
+	peer.Handle(s, verbRetry, peer.CoreOnly, func(ctx context.Context, _ peer.Who, id jobs.ID) (jobs.ID, error) {
+		return r.retry(ctx, id)
+	})
+}
+
+// atGateway asks this node's gateway, or another one's.
+func (a *Agent) atGateway(ctx context.Context, v peer.Verb, in, out any) error {
+	if a.roles.gateway.Load() != nil {
+		return a.swarm.client.Call(ctx, a.self.ID, v, in, out)
+	}
+	err := error(cluster.Errorf(cluster.Unavailable, "no gateway is there to queue it: start a node with the role gateway"))
+	for _, id := range a.swarm.keepers() {
+		if err = a.swarm.client.Call(ctx, id, v, in, out); cluster.CodeOf(err) != cluster.Unavailable {
+			return err
+		}
+	}
+	return err
+}
+
+// submit queues a workflow for a user, at whatever gateway is there.
+func (a *Agent) submit(ctx context.Context, user cluster.User, body []byte) (status int, answer []byte, err error) {
+	known := false
+	a.swarm.core.machine.People(func(t *people.Table) { _, known = t.Person(user) })
+	if !known {
+		return 0, nil, cluster.Errorf(cluster.NotFound, "there is no user %q: see comfyume-agent user ls", user)
+	}
+	var out submitted
+	err = a.atGateway(ctx, verbSubmit, submission{user, body}, &out)
+	return out.Status, out.Answer, err
+}
+
+// retry queues a job again.
+func (a *Agent) retry(ctx context.Context, id jobs.ID) (again jobs.ID, err error) {
+	err = a.atGateway(ctx, verbRetry, id, &again)
+	return again, err
+}
+
+// retry queues an ended job's workflow anew, as its user's own page would.
+func (r *roles) retry(ctx context.Context, id jobs.ID) (jobs.ID, error) {
+	body, err := r.gateway.Load().Resubmission(ctx, id)
+	if err != nil {
+		return jobs.ID{}, err
+	}
+	status, answer := r.submit(ctx, id.User, body)
+	if status != http.StatusOK {
+		var refused cluster.Error
+		if json.Unmarshal(answer, &refused) == nil && refused.Message != "" {
+			return jobs.ID{}, &refused
+		}
+		var p comfy.PromptError
+		if json.Unmarshal(answer, &p) == nil && p.Detail.Message != "" {
+			return jobs.ID{}, cluster.Errorf(cluster.Invalid, "%s's workflow is refused now: %s", id.User, p.Detail.Message)
+		}
+		return jobs.ID{}, cluster.Errorf(cluster.Invalid, "%s's workflow is refused now (%d)", id.User, status)
+	}
+	var accepted struct {
+		PromptID string `json:"prompt_id"`
+	}
+	if err := json.Unmarshal(answer, &accepted); err != nil {
+		return jobs.ID{}, fmt.Errorf("read the answer to a retry: %w", err)
+	}
+	return jobs.ID{User: id.User, Prompt: accepted.PromptID}, nil
+}
