@@ -140,6 +140,9 @@ func (a *api) job(w http.ResponseWriter, r *http.Request) {
 	for _, p := range j.Past {
 		out.Past = append(out.Past, string(p.Worker))
 	}
+	if r, err := seen(v, j.ID.String()); err == nil { // its place, what it waits for and how safe it is
+		out.Job.Position, out.Job.Copies, out.Job.Reason = r.Position, r.Copies, r.Reason
+	}
 	c.machine.Jobs(func(t *jobs.Table) { out.Orphans = t.Orphans(j.ID) })
 	answer(w, http.StatusOK, out)
 }

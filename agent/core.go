@@ -45,12 +45,12 @@ func newCore(s *swarm) (*core, error) {
 		Holder: func(id cluster.NodeID) bool { return c.membership.holder(id) },
 	}
 	if !s.alone {
-		conf.Stream = func() (consensus.Stream, error) {
+		conf.Stream = func(incarnation string) (consensus.Stream, error) {
 			ln, err := s.network.Listen(cluster.PortRaft)
 			if err != nil {
 				return nil, err
 			}
-			return s.gate.LogStream(ln), nil
+			return s.gate.LogStream(ln, incarnation), nil
 		}
 	}
 	c.membership = &membership{

@@ -39,6 +39,7 @@ type membership struct {
 	voters  int
 	since   time.Time // when the number of voters changed last, as seen here
 	trouble string    // why it cannot be a member, for people
+	leaving bool      // it has said goodbye: it does not enter itself again
 	wake    chan struct{}
 }
 
@@ -111,6 +112,13 @@ func (m *membership) tend(ctx context.Context) error {
 	return nil
 }
 
+// leave keeps this node from entering itself, or lets it again.
+func (m *membership) leave(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leaving = on
+}
+
 // isMember reports whether this incarnation is in the configuration, as far
 // as is known here.
 func (m *membership) isMember(node state.Node) bool {
@@ -123,7 +131,10 @@ func (m *membership) isMember(node state.Node) bool {
 // the table.
 func (m *membership) join(ctx context.Context) error {
 	node := m.node()
-	if m.raft.Status().Stopped != "" {
+	m.mu.Lock()
+	leaving := m.leaving
+	m.mu.Unlock()
+	if leaving || m.raft.Status().Stopped != "" {
 		return nil // it holds what it holds; nothing can be added to it now
 	}
 	if !m.isMember(node) {

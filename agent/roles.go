@@ -93,7 +93,7 @@ func (a *Agent) startGateway(ctx context.Context) error {
 	}
 	events := peer.NewEvents()
 	gw, err := gateway.New(gateway.Config{
-		Node: a.self.ID, Listener: a.door, Tables: core.machine, Propose: core.steward.Admit(), Watch: func() gateway.Watcher { return core.machine.Watch() },
+		Node: a.self.ID, Listener: a.door, Tables: core.machine, Replica: place{core}, Propose: core.steward.Admit(), Watch: func() gateway.Watcher { return core.machine.Watch() },
 		Blobs: core.mirror, Subscribe: events.Subscribe, SignIn: sign, Frontend: r.files,
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
@@ -113,6 +113,18 @@ func (a *Agent) startGateway(ctx context.Context) error {
 	a.stack.run("gateway", gw.Run)
 	return nil
 }
+
+// place is this node's copy of the table as a place in its history.
+type place struct{ *core }
+
+// At names the history and the last entry of it that was applied here.
+func (p place) At() (history string, index uint64) {
+	index, _ = p.machine.Applied()
+	return p.raft.Lineage().Generation.String(), index
+}
+
+// Await returns when an entry has been applied here.
+func (p place) Await(ctx context.Context, index uint64) error { return p.machine.Await(ctx, index) }
 
 func (a *Agent) person(u cluster.User) (p people.Person, ok bool) {
 	a.swarm.core.machine.People(func(t *people.Table) { p, ok = t.Person(u) })

@@ -74,15 +74,15 @@ func (s *swarm) leave(ctx context.Context, actor string) error {
 	if others := slices.DeleteFunc(status.Servers, func(v consensus.Server) bool { return v.Node == s.self.ID }); len(others) == 0 {
 		return cluster.Errorf(cluster.Conflict, "this node holds the only copy of the workshop's table: stop it instead of leaving, or let another node join first")
 	}
+	s.core.membership.leave(true)
 	if err := commit(ctx, s.core.propose.As(actor), &state.LeaveNode{ID: s.self.ID}); err != nil {
+		s.core.membership.leave(false)
 		return err
 	}
 	limit := time.Now().Add(leaveWithin)
 	for slices.ContainsFunc(s.core.raft.Status().Servers, func(v consensus.Server) bool { return v.Node == s.self.ID }) && s.core.membership.stillIn(s) {
 		if time.Now().After(limit) {
-			if err := commit(ctx, s.core.propose.As(actor), &state.PutNode{Node: s.row()}); err != nil {
-				s.log.Warn("this node could not be entered again", "err", err)
-			}
+			s.core.membership.leave(false) // it enters itself again
 			return cluster.Errorf(cluster.Conflict, "the others cannot go on without this node yet: no other node may vote or has caught up; see raft ls")
 		}
 		select {
@@ -198,7 +198,12 @@ func (a *api) forecast(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	answer(w, http.StatusOK, a.agent.forecast(r.Context(), c, r.URL.Query().Get("verb")))
+	answer(w, http.StatusOK, a.agent.forecast(askedFor(r), c, r.URL.Query().Get("verb")))
+}
+
+// askedFor carries --force to forecast.
+func askedFor(r *http.Request) context.Context {
+	return context.WithValue(r.Context(), forceKey{}, r.URL.Query().Get("force") == "true")
 }
 
 // forecast works out what raft promote (on a stand-by) or raft recover (on a
@@ -232,15 +237,16 @@ func (a *Agent) forecast(ctx context.Context, c *core, verb string) Forecast {
 	case verb == "recover" && !s.Servers[me].Voter:
 		f.Text = "This node has no vote: it is a stand-by. If the voters are gone for good: raft promote."
 	default:
-		if alive := a.answeringVoters(ctx, s); len(alive) > 0 {
-			f.Text = fmt.Sprintf("%s still answers. Taking over while a voter lives makes two histories: the one that is found to be earlier is set aside. Stop it first, or use --force.", strings.Join(alive, " and "))
-			f.Allowed = a.forced(ctx)
-			break
-		}
 		f.Allowed = true
+		if alive := a.answeringVoters(ctx, s); len(alive) > 0 {
+			f.Text = fmt.Sprintf("%s still answers. Taking over while a voter lives makes two histories: the one that is found to be earlier is set aside. ", strings.Join(alive, " and "))
+			if f.Allowed = a.forced(ctx); !f.Allowed {
+				f.Text += "Stop it first, or use --force."
+			}
+		}
 	}
 	if f.Allowed {
-		f.Text = fmt.Sprintf("This node has the table up to entry %d. Whatever %s accepted after that is not here: acknowledged changes with two copies are, others may be missing. They are kept on that machine's disk and can be brought back with raft salvage when it returns. %s", s.Last, orNobody(voters), rejoins(others))
+		f.Text += fmt.Sprintf("This node has the table up to entry %d. Whatever %s accepted after that is not here: acknowledged changes with two copies are, others may be missing. They are kept on that machine's disk and can be brought back with raft salvage when it returns. %s", s.Last, orNobody(voters), rejoins(others))
 	}
 	return f
 }
@@ -294,9 +300,7 @@ func (a *api) take(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	q := r.URL.Query()
-	ctx := context.WithValue(r.Context(), forceKey{}, q.Get("force") == "true")
-	f := a.agent.forecast(ctx, c, q.Get("verb"))
+	f := a.agent.forecast(askedFor(r), c, r.URL.Query().Get("verb"))
 	if !f.Allowed {
 		answerError(w, cluster.Errorf(cluster.Conflict, "%s", f.Text))
 		return
@@ -333,6 +337,7 @@ func (a *api) saveSnapshot(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if err := writeImage(w, im, body); err != nil {
 		a.agent.log.Warn("a snapshot was not sent whole", "err", err)
+		panic(http.ErrAbortHandler) // a tidy end would make half a snapshot look whole
 	}
 }
 
@@ -354,8 +359,12 @@ func (a *api) restoreImage(r *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !c.raft.Leads() {
-		return "", cluster.Errorf(cluster.NoLeader, "a snapshot is restored on the node that leads, which is %q: run this there", a.agent.nameOf(c.raft.Leader()))
+	switch lead := c.raft.Leader(); {
+	case c.raft.Leads():
+	case lead == "":
+		return "", cluster.Errorf(cluster.NoLeader, "a snapshot is restored on the node that leads, and none does at present")
+	default:
+		return "", cluster.Errorf(cluster.Conflict, "a snapshot is restored on the node that leads: run this on %s", a.agent.nameOf(lead))
 	}
 	im, err := readImage(r.Body)
 	switch {

@@ -10,6 +10,30 @@ import (
 // the command line, which knows this package alone.
 type View = ui.View
 
+// Rows of a View.
+type (
+	Node   = ui.Node
+	Worker = ui.Worker
+	Job    = ui.Job
+	Person = ui.Person
+	Pause  = ui.Pause
+)
+
+// Log is the replicated log in a View.
+type Log = ui.Log
+
+// Action is what a button or a command asks for, with its Verb.
+type Action = ui.Action
+
+// The verbs that the command line sends as an Action.
+const (
+	FrontJobs   = ui.FrontJobs
+	PauseQueue  = ui.PauseQueue
+	ResumeQueue = ui.ResumeQueue
+	DrainNode   = ui.DrainNode
+	UndrainNode = ui.UndrainNode
+)
+
 // Error is every refusal, with its Code.
 type Error = cluster.Error
 
@@ -25,13 +49,17 @@ type JobID = cluster.JobKey
 // State is where a job stands.
 type State = jobs.State
 
-// The codes and states on which the command line acts.
+// The codes, states and roles on which the command line acts.
 const (
 	NotFound    = cluster.NotFound
 	NoLeader    = cluster.NoLeader
 	Unavailable = cluster.Unavailable
 	Done        = jobs.Done
+	RoleGPU     = cluster.GPU
 )
 
 // CodeOf is the code of an answer's refusal.
 func CodeOf(err error) Code { return cluster.CodeOf(err) }
+
+// Answers reports whether a worker can take jobs, now or next.
+func Answers(w Worker) bool { return answers(w) }

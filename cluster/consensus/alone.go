@@ -10,7 +10,7 @@ import (
 
 // alone is the Stream of a node that has no network: it reaches itself only.
 type alone struct {
-	self  cluster.NodeID
+	self  string
 	conns chan net.Conn
 	done  chan struct{} // closed by Close
 
@@ -18,7 +18,7 @@ type alone struct {
 	ends []net.Conn // of every pipe; raft closes those that it has accepted never
 }
 
-func newAlone(self cluster.NodeID) *alone {
+func newAlone(self string) *alone {
 	return &alone{self: self, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
@@ -34,7 +34,7 @@ func (a *alone) Accept() (net.Conn, error) {
 
 // Dial reaches this node, or nobody.
 func (a *alone) Dial(addr string, _ time.Duration) (net.Conn, error) {
-	if addr != string(a.self) {
+	if addr != a.self {
 		return nil, cluster.Errorf(cluster.Unavailable, "this node stands alone, it does not reach %s", addr)
 	}
 	here, there := net.Pipe()
@@ -66,9 +66,9 @@ func (a *alone) Close() error {
 }
 
 // Addr is this node's name.
-func (a *alone) Addr() net.Addr { return nodeAddr(a.self) }
+func (a *alone) Addr() net.Addr { return serverAddr(a.self) }
 
-type nodeAddr cluster.NodeID
+type serverAddr string
 
-func (nodeAddr) Network() string  { return "node" }
-func (n nodeAddr) String() string { return string(n) }
+func (serverAddr) Network() string  { return "node" }
+func (s serverAddr) String() string { return string(s) }

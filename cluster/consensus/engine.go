@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -39,8 +40,20 @@ type engine struct {
 	read   chan struct{} // closed when notify's reader has ended
 }
 
+// serverID names one incarnation of a node. It is the server's address as well:
+// what is meant for a log that is gone must not reach the one in its place.
 func serverID(node cluster.NodeID, incarnation string) raft.ServerID {
 	return raft.ServerID(string(node) + "." + incarnation)
+}
+
+// parseServer is the other way round. Of an address without an incarnation all
+// is the node.
+func parseServer(s string) (cluster.NodeID, string) {
+	at := strings.LastIndexByte(s, '.')
+	if at < 0 {
+		return cluster.NodeID(s), ""
+	}
+	return cluster.NodeID(s[:at]), s[at+1:]
 }
 
 // parts are what raft is made of, open.
@@ -71,9 +84,10 @@ func (l *Log) open() (*parts, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the snapshots' folder: %w", err), bolt.Close())
 	}
-	way := Stream(newAlone(l.cfg.Node))
+	id := serverID(l.cfg.Node, l.who.Load().Incarnation)
+	way := Stream(newAlone(string(id)))
 	if l.cfg.Stream != nil {
-		if way, err = l.cfg.Stream(); err != nil {
+		if way, err = l.cfg.Stream(l.who.Load().Incarnation); err != nil {
 			return nil, errors.Join(fmt.Errorf("open the way to the other nodes: %w", err), bolt.Close())
 		}
 	}
@@ -83,7 +97,7 @@ func (l *Log) open() (*parts, error) {
 		Stream: stream{way}, MaxPool: 3, Timeout: rpcTimeout, Logger: logger, MsgpackUseNewTimeFormat: true,
 	})}
 	p.conf = raft.DefaultConfig()
-	p.conf.LocalID, p.conf.Logger = serverID(l.cfg.Node, l.who.Load().Incarnation), logger
+	p.conf.LocalID, p.conf.Logger = id, logger
 	t := l.cfg.Profile.timeout()
 	p.conf.HeartbeatTimeout, p.conf.ElectionTimeout, p.conf.LeaderLeaseTimeout = t, t, t/2
 	p.conf.CommitTimeout = commitTimeout
@@ -106,7 +120,7 @@ func (l *Log) start() error {
 		return err
 	}
 	e := &engine{
-		id: p.conf.LocalID, addr: raft.ServerAddress(l.cfg.Node), store: p.store, snaps: p.snaps, trans: p.trans, heard: p.heard,
+		id: p.conf.LocalID, addr: raft.ServerAddress(p.conf.LocalID), store: p.store, snaps: p.snaps, trans: p.trans, heard: p.heard,
 		notify: make(chan bool), done: make(chan struct{}), read: make(chan struct{}),
 	}
 	p.conf.NotifyCh = e.notify

@@ -118,7 +118,7 @@ func (l *Log) recoverAlone() error {
 	if err != nil {
 		return err
 	}
-	self := raft.Configuration{Servers: []raft.Server{{ID: p.conf.LocalID, Address: raft.ServerAddress(l.cfg.Node)}}}
+	self := raft.Configuration{Servers: []raft.Server{{ID: p.conf.LocalID, Address: raft.ServerAddress(p.conf.LocalID)}}}
 	err = raft.RecoverCluster(p.conf, &fsm{m: l.cfg.Fresh()}, p.store, p.store, p.snaps, p.trans, self)
 	if err != nil {
 		err = fmt.Errorf("recover from this node's log: %w", err)

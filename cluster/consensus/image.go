@@ -57,8 +57,8 @@ func (l *Log) Snapshot() (Image, io.ReadCloser, error) {
 		Made: l.cfg.Now().UnixMilli(), ServersIndex: meta.ConfigurationIndex, SnapshotShape: int(meta.Version),
 	}
 	for _, s := range meta.Configuration.Servers {
-		node := cluster.NodeID(s.Address)
-		im.Servers = append(im.Servers, Server{Node: node, Voter: s.Suffrage == raft.Voter, Incarnation: string(s.ID)[len(node)+1:]})
+		node, incarnation := parseServer(string(s.ID))
+		im.Servers = append(im.Servers, Server{Node: node, Incarnation: incarnation, Voter: s.Suffrage == raft.Voter})
 	}
 	return im, body, nil
 }
@@ -113,7 +113,7 @@ func (l *Log) install(im Image, body io.Reader) (err error) {
 		if s.Voter {
 			suffrage = raft.Voter
 		}
-		conf.Servers = append(conf.Servers, raft.Server{ID: s.id(), Address: raft.ServerAddress(s.Node), Suffrage: suffrage})
+		conf.Servers = append(conf.Servers, raft.Server{ID: s.id(), Address: raft.ServerAddress(s.id()), Suffrage: suffrage})
 	}
 	sink, err := p.snaps.Create(raft.SnapshotVersion(im.SnapshotShape), im.Index, im.Term, conf, im.ServersIndex, p.trans)
 	if err != nil {

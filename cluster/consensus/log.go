@@ -74,9 +74,9 @@ type Config struct {
 	Level   uint32         // of this build; a folder of a higher one is refused. 0 = not checked
 	Machine Machine        // what entries are applied to
 	Fresh   func() Machine // an empty one, for looking at other histories; needed by Recover and Salvage
-	// Stream opens the way to the other nodes, each time raft starts. Nil: this
-	// node stands alone.
-	Stream  func() (Stream, error)
+	// Stream opens the way to the other nodes, each time raft starts, for one
+	// incarnation of this node's log. Nil: this node stands alone.
+	Stream  func(incarnation string) (Stream, error)
 	Logger  *slog.Logger     // nil: slog.Default
 	Now     func() time.Time // nil: time.Now
 	Profile Profile          // "" = WAN
@@ -286,8 +286,9 @@ func (l *Log) Leader() cluster.NodeID {
 	if e == nil {
 		return ""
 	}
-	addr, _ := e.raft.LeaderWithID()
-	return cluster.NodeID(addr)
+	_, id := e.raft.LeaderWithID()
+	node, _ := parseServer(string(id))
+	return node
 }
 
 // Barrier waits until everything committed before has been applied here; only

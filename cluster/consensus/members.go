@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -64,12 +63,11 @@ func (l *Log) Status() Status {
 		}
 		return s
 	}
-	addr, _ := e.raft.LeaderWithID()
-	s.Leader, s.Term, s.Last, s.Applied = cluster.NodeID(addr), e.raft.CurrentTerm(), e.raft.LastIndex(), e.raft.AppliedIndex()
+	s.Leader, s.Term, s.Last, s.Applied = l.Leader(), e.raft.CurrentTerm(), e.raft.LastIndex(), e.raft.AppliedIndex()
 	leads := e.raft.State() == raft.Leader
 	s.Servers = e.servers(leads)
 	for i := range s.Servers {
-		s.Servers[i].Leader = addr != "" && s.Servers[i].Node == s.Leader
+		s.Servers[i].Leader = s.Leader != "" && s.Servers[i].Node == s.Leader
 	}
 	if leads {
 		s.Copied = l.copied(s)
@@ -80,8 +78,8 @@ func (l *Log) Status() Status {
 func (e *engine) servers(leads bool) []Server {
 	var out []Server
 	for _, srv := range e.raft.GetConfiguration().Configuration().Servers {
-		v := Server{Node: cluster.NodeID(srv.Address), Voter: srv.Suffrage == raft.Voter}
-		v.Incarnation = strings.TrimPrefix(string(srv.ID), string(srv.Address)+".")
+		v := Server{Voter: srv.Suffrage == raft.Voter}
+		v.Node, v.Incarnation = parseServer(string(srv.ID))
 		if leads {
 			c, _ := e.heard.of(srv.ID)
 			v.Index, v.Contact = c.index, c.at
@@ -122,7 +120,7 @@ const aliveWithin = time.Second
 func (l *Log) awaitCopy(e *engine, index uint64) {
 	var holders []raft.ServerID
 	for _, s := range e.raft.GetConfiguration().Configuration().Servers {
-		switch node := cluster.NodeID(s.Address); {
+		switch node, _ := parseServer(string(s.ID)); {
 		case s.ID == e.id:
 		case s.Suffrage == raft.Voter:
 			return // committed is on two already
@@ -184,14 +182,15 @@ func (l *Log) change(ctx context.Context, what string, do func(e *engine, prev u
 // Add makes a node a member without a vote; it gets the log from then on.
 func (l *Log) Add(ctx context.Context, node cluster.NodeID, incarnation string) error {
 	return l.change(ctx, fmt.Sprintf("add %s", node), func(e *engine, prev uint64, t time.Duration) raft.IndexFuture {
-		return e.raft.AddNonvoter(serverID(node, incarnation), raft.ServerAddress(node), prev, t)
+		id := serverID(node, incarnation)
+		return e.raft.AddNonvoter(id, raft.ServerAddress(id), prev, t)
 	})
 }
 
 // Promote gives a member a vote.
 func (l *Log) Promote(ctx context.Context, s Server) error {
 	return l.change(ctx, fmt.Sprintf("give %s a vote", s.Node), func(e *engine, prev uint64, t time.Duration) raft.IndexFuture {
-		return e.raft.AddVoter(s.id(), raft.ServerAddress(s.Node), prev, t)
+		return e.raft.AddVoter(s.id(), raft.ServerAddress(s.id()), prev, t)
 	})
 }
 
@@ -224,7 +223,8 @@ func (l *Log) Transfer(ctx context.Context, to cluster.NodeID) error {
 		if i < 0 {
 			return cluster.Errorf(cluster.NotFound, "%s is no voter: see raft ls", to)
 		}
-		f = e.raft.LeadershipTransferToServer(e.servers(false)[i].id(), raft.ServerAddress(to))
+		id := e.servers(false)[i].id()
+		f = e.raft.LeadershipTransferToServer(id, raft.ServerAddress(id))
 	}
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()

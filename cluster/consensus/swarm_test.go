@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -60,7 +61,7 @@ func (p *port) Accept() (net.Conn, error) {
 
 func (p *port) Close() error {
 	p.once.Do(func() { close(p.done) })
-	p.w.drop(func(ends [2]string) bool { return slices.Contains(ends[:], p.name) })
+	p.w.drop(func(ends [2]string) bool { return slices.Contains(ends[:], nodeOf(p.name)) })
 	return nil
 }
 
@@ -75,6 +76,9 @@ func (w *wires) drop(which func([2]string) bool) {
 	}
 }
 
+// nodeOf is the node of NODE.INCARNATION.
+func nodeOf(addr string) string { node, _, _ := strings.Cut(addr, "."); return node }
+
 type name string
 
 func (name) Network() string  { return "wire" }
@@ -84,7 +88,7 @@ func (p *port) Addr() net.Addr { return name(p.name) }
 
 func (p *port) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	p.w.mu.Lock()
-	to, cut := p.w.ports[addr], p.w.cut[[2]string{p.name, addr}]
+	to, cut := p.w.ports[addr], p.w.cut[[2]string{nodeOf(p.name), nodeOf(addr)}]
 	p.w.mu.Unlock()
 	if to == nil || cut {
 		return nil, fmt.Errorf("no way to %s", addr)
@@ -101,7 +105,7 @@ func (p *port) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 	}
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	ends := [2]string{p.name, addr}
+	ends := [2]string{nodeOf(p.name), nodeOf(addr)}
 	p.w.conns[here], p.w.conns[there] = ends, ends
 	return here, nil
 }
@@ -109,8 +113,8 @@ func (p *port) Dial(addr string, timeout time.Duration) (net.Conn, error) {
 // part cuts one node off from all others, or joins it again.
 func (w *wires) part(node string, off bool) {
 	w.mu.Lock()
-	for other := range w.ports {
-		if other != node {
+	for name := range w.ports {
+		if other := nodeOf(name); other != node {
 			w.cut[[2]string{node, other}], w.cut[[2]string{other, node}] = off, off
 		}
 	}
@@ -134,7 +138,7 @@ func (m *member) start(t *testing.T, adjust func(*consensus.Config)) {
 	machine := state.New(quiet)
 	cfg := consensus.Config{
 		Dir: m.dir, Node: cluster.NodeID(m.name), Machine: machine, Logger: quiet, Level: state.Level, Fresh: func() consensus.Machine { return state.New(quiet) },
-		Stream: func() (consensus.Stream, error) { return m.wires.open(m.name), nil },
+		Stream: func(inc string) (consensus.Stream, error) { return m.wires.open(m.name + "." + inc), nil },
 		Holder: func(cluster.NodeID) bool { return true }, Free: func(string) (int64, error) { return 1 << 40, nil }, Ballast: 1,
 	}
 	if adjust != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // Stream carries the log between nodes. Its own address, and the addresses
-// that it dials, are node ids. Closing it closes every connection that came
+// that it dials, are NODE.INCARNATION; it must reach nobody but that incarnation. Closing it closes every connection that came
 // through it: raft's own transport forgets those it has accepted.
 type Stream interface {
 	net.Listener

@@ -77,6 +77,8 @@ type hello struct {
 	Purpose Purpose         `cbor:"2,keyasint"`
 	Node    cluster.NodeID  `cbor:"3,keyasint"`
 	Lineage cluster.Lineage `cbor:"4,keyasint"`
+	// Target is the incarnation of the log that is meant, for streams of the log.
+	Target string `cbor:"5,keyasint,omitempty"`
 }
 
 // welcome answers it.
@@ -108,25 +110,26 @@ func (g *Gate) compare(from cluster.NodeID, theirs cluster.Lineage) *cluster.Err
 	return nil
 }
 
-// Dial opens a stream to a node.
-func (g *Gate) Dial(ctx context.Context, node cluster.NodeID, port uint16, p Purpose) (net.Conn, error) {
+// Dial opens a stream to a node; target is the incarnation of its log that is
+// meant, "" for other purposes.
+func (g *Gate) Dial(ctx context.Context, node cluster.NodeID, port uint16, p Purpose, target string) (net.Conn, error) {
 	c, err := g.cfg.Dial(ctx, node, port)
 	if err != nil {
 		return nil, err
 	}
-	return g.open(ctx, c, node, p)
+	return g.open(ctx, c, node, p, target)
 }
 
 // open makes a connection that stands already a stream.
-func (g *Gate) open(ctx context.Context, c net.Conn, node cluster.NodeID, p Purpose) (net.Conn, error) {
-	err := g.greet(ctx, c, node, p)
+func (g *Gate) open(ctx context.Context, c net.Conn, node cluster.NodeID, p Purpose, target string) (net.Conn, error) {
+	err := g.greet(ctx, c, node, p, target)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a %s stream to %s: %w", p, node, err), c.Close())
 	}
 	return c, nil
 }
 
-func (g *Gate) greet(ctx context.Context, c net.Conn, node cluster.NodeID, p Purpose) error {
+func (g *Gate) greet(ctx context.Context, c net.Conn, node cluster.NodeID, p Purpose, target string) error {
 	deadline := time.Now().Add(helloWithin)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
@@ -134,7 +137,7 @@ func (g *Gate) greet(ctx context.Context, c net.Conn, node cluster.NodeID, p Pur
 	if err := c.SetDeadline(deadline); err != nil {
 		return err
 	}
-	if err := writeFrame(c, hello{helloVersion, p, g.cfg.Self, g.cfg.Lineage()}); err != nil {
+	if err := writeFrame(c, hello{helloVersion, p, g.cfg.Self, g.cfg.Lineage(), target}); err != nil {
 		return err
 	}
 	var w welcome
@@ -155,8 +158,10 @@ func (g *Gate) greet(ctx context.Context, c net.Conn, node cluster.NodeID, p Pur
 
 // Listener hands on the connections of inner that are streams for p. Each is
 // checked beside the others, so that one that is silent holds up nobody.
-func (g *Gate) Listener(inner net.Listener, p Purpose) net.Listener {
-	l := &gated{Listener: inner, g: g, purpose: p, ready: make(chan net.Conn), done: make(chan struct{}), open: map[net.Conn]struct{}{}}
+func (g *Gate) Listener(inner net.Listener, p Purpose) net.Listener { return g.listen(inner, p, "") }
+
+func (g *Gate) listen(inner net.Listener, p Purpose, target string) *gated {
+	l := &gated{Listener: inner, g: g, purpose: p, target: target, ready: make(chan net.Conn), done: make(chan struct{}), open: map[net.Conn]struct{}{}}
 	l.wg.Go(l.accept)
 	return l
 }
@@ -166,6 +171,7 @@ type gated struct {
 	net.Listener
 	g       *Gate
 	purpose Purpose
+	target  string // the incarnation that is here, for streams of the log
 	ready   chan net.Conn
 	done    chan struct{} // closed by Close
 	wg      sync.WaitGroup
@@ -212,7 +218,7 @@ func (l *gated) forget(c net.Conn) {
 
 func (l *gated) check(c net.Conn) {
 	s := &stream{Conn: c, l: l}
-	who, err := l.g.receive(c, l.purpose)
+	who, err := l.g.receive(c, l.purpose, l.target)
 	if err != nil {
 		l.g.cfg.Logger.Debug("refused a stream", "purpose", l.purpose, "remote", c.RemoteAddr().String(), "err", err)
 		_ = s.Close()
@@ -227,7 +233,7 @@ func (l *gated) check(c net.Conn) {
 }
 
 // receive is the other half of greet.
-func (g *Gate) receive(c net.Conn, p Purpose) (Who, error) {
+func (g *Gate) receive(c net.Conn, p Purpose, target string) (Who, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), helloWithin)
 	defer cancel()
 	if err := c.SetDeadline(time.Now().Add(helloWithin)); err != nil {
@@ -242,6 +248,8 @@ func (g *Gate) receive(c net.Conn, p Purpose) (Who, error) {
 	switch {
 	case err != nil, h.Version != helloVersion, h.Purpose != p, who.Node != h.Node, !p.admits(who):
 		w.Err, w.Lineage = cluster.Errorf(cluster.Forbidden, "this stream is not for you"), cluster.Lineage{}
+	case h.Target != target:
+		w.Err = cluster.Errorf(cluster.Stale, "the log that is meant is gone; another is in its place")
 	default:
 		w.Err = g.compare(h.Node, h.Lineage)
 	}

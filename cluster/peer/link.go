@@ -231,7 +231,7 @@ func (k *link) run(ctx context.Context) {
 // once is one connection's life.
 func (k *link) once(ctx context.Context) error {
 	dial, cancel := context.WithTimeout(ctx, helloWithin)
-	c, err := k.l.cfg.Gate.Dial(dial, k.node, cluster.PortLink, ForLink)
+	c, err := k.l.cfg.Gate.Dial(dial, k.node, cluster.PortLink, ForLink, "")
 	cancel()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,10 +12,10 @@ import (
 )
 
 // LogStream is the way of the log to the other nodes, checked: a
-// consensus.Stream. Its addresses are node ids.
+// consensus.Stream. Its addresses are NODE.INCARNATION.
 type LogStream struct {
-	net.Listener
-	g    *Gate
+	*gated
+	addr string
 	life context.Context // ends with Close: a dial to a dead node hangs until then
 	end  context.CancelFunc
 
@@ -22,29 +23,32 @@ type LogStream struct {
 	conns map[net.Conn]struct{} // dialled ones; nil once closed
 }
 
-// LogStream opens it on a listener of the log's port.
-func (g *Gate) LogStream(inner net.Listener) *LogStream {
-	s := &LogStream{Listener: g.Listener(inner, ForRaft), g: g, conns: map[net.Conn]struct{}{}}
+// LogStream opens it on a listener of the log's port, for one incarnation of
+// this node's log.
+func (g *Gate) LogStream(inner net.Listener, incarnation string) *LogStream {
+	s := &LogStream{gated: g.listen(inner, ForRaft, incarnation), addr: string(g.cfg.Self) + "." + incarnation, conns: map[net.Conn]struct{}{}}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }
 
-// Addr is this node's id.
-func (s *LogStream) Addr() net.Addr { return nodeAddr(s.g.cfg.Self) }
+// Addr is this log's own.
+func (s *LogStream) Addr() net.Addr { return logAddr(s.addr) }
 
-type nodeAddr cluster.NodeID
+type logAddr string
 
-func (nodeAddr) Network() string  { return "node" }
-func (n nodeAddr) String() string { return string(n) }
+func (logAddr) Network() string  { return "node" }
+func (a logAddr) String() string { return string(a) }
 
 // Dial reaches another node's log, or this node's own without the network.
-func (s *LogStream) Dial(node string, timeout time.Duration) (net.Conn, error) {
-	if cluster.NodeID(node) == s.g.cfg.Self {
+func (s *LogStream) Dial(addr string, timeout time.Duration) (net.Conn, error) {
+	if addr == s.addr {
 		return s.self()
 	}
+	at := max(strings.LastIndexByte(addr, '.'), 0)
+	node, incarnation := cluster.NodeID(addr[:at]), strings.TrimPrefix(addr[at:], ".")
 	ctx, cancel := context.WithTimeout(s.life, timeout)
 	defer cancel()
-	c, err := s.g.Dial(ctx, cluster.NodeID(node), cluster.PortRaft, ForRaft)
+	c, err := s.g.Dial(ctx, node, cluster.PortRaft, ForRaft, incarnation)
 	if err != nil {
 		return nil, err
 	}
@@ -59,16 +63,15 @@ func (s *LogStream) Dial(node string, timeout time.Duration) (net.Conn, error) {
 
 func (s *LogStream) self() (net.Conn, error) {
 	here, there := net.Pipe()
-	l := s.Listener.(*gated)
 	s.mu.Lock()
 	if s.conns != nil {
 		s.conns[here], s.conns[there] = struct{}{}, struct{}{}
 	}
 	s.mu.Unlock()
 	select {
-	case l.ready <- there:
+	case s.ready <- there:
 		return here, nil
-	case <-l.done:
+	case <-s.done:
 		return nil, net.ErrClosed
 	}
 }
@@ -83,7 +86,7 @@ func (s *LogStream) Close() error {
 	for c := range conns {
 		_ = c.Close() // raft's own reader hears of it
 	}
-	return s.Listener.Close()
+	return s.gated.Close()
 }
 
 type dialled struct {
@@ -127,5 +130,5 @@ func (n Gossip) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n.Gate.open(ctx, c, cluster.NodeID(addr), ForGossip)
+	return n.Gate.open(ctx, c, cluster.NodeID(addr), ForGossip, "")
 }

@@ -134,7 +134,9 @@ func (g *Gateway) route(c *call) {
 			return
 		}
 	}
+	g.catchUp(c)
 	r.handle(c)
+	g.stamp(c)
 }
 
 func errTooLarge(limit int64) error {

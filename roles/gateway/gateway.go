@@ -13,6 +13,7 @@
 //	view.go upload.go                              pictures in both directions
 //	capabilities.go objectinfo.go system.go        what the workers can do
 //	admin.go                                       the dashboard behind this door
+//	session.go                                     the same person at another gateway
 //	static.go landing.go problems.go errors.go     the rest
 package gateway
 
@@ -58,6 +59,7 @@ type Config struct {
 	Node      cluster.NodeID
 	Listener  net.Listener // the public port, already open
 	Tables    Tables
+	Replica   Replica // the table as a place in its history; nil: there is no other gateway
 	Propose   cluster.Proposer
 	Watch     func() Watcher
 	Blobs     blob.Store

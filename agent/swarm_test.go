@@ -1,0 +1,458 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/peer"
+	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/ui"
+)
+
+// Three machines that are switched on at the same moment make one workshop,
+// whoever is first by a few milliseconds.
+func TestOneWorkshopIsFormedWhoeverComesFirst(t *testing.T) {
+	for i, gaps := range [][3]time.Duration{{0, 0, 0}, {0, 300, 10}, {0, 690, 720}, {0, 5000, 0}, {0, 10, 3000}} {
+		t.Run(fmt.Sprint(gaps), func(t *testing.T) {
+			inVirtualTime(t, func(s *shop) {
+				order := []string{"a", "b", "c"}
+				if i%2 == 1 {
+					slices.Reverse(order)
+				}
+				for k, name := range order {
+					time.Sleep(gaps[k] * time.Millisecond)
+					s.start(name, "queue,gateway")
+				}
+				lead := s.settled(3, 3)
+				for _, n := range s.nodes {
+					if got := n.lineage(); got != lead.lineage() {
+						t.Errorf("%s is of %s, the leader of %s", n.name, got, lead.lineage())
+					}
+				}
+			})
+		})
+	}
+}
+
+// A machine that may hold the workshop and does not answer is waited for and
+// named; forgetting it, or --form, goes on without it.
+func TestFormingWaitsForAMachineThatIsOff(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		s.fabric.Join("id-old", "old", cluster.TagCore)
+		s.fabric.Kill("id-old")
+		a := s.start("a", "queue")
+		time.Sleep(20 * time.Second)
+		if l := a.lineage(); l.Cluster != "" {
+			t.Fatalf("it formed %s although old may hold the workshop", l)
+		}
+		if waits := a.core.waits(); !strings.Contains(waits, "old") || !strings.Contains(waits, "node forget") {
+			t.Errorf("it says %q", waits)
+		}
+		a.core.forming.ignore("id-old")
+		s.settled(1, 1)
+	})
+	inVirtualTime(t, func(s *shop) {
+		s.fabric.Join("id-old", "old", cluster.TagCore)
+		s.fabric.Kill("id-old")
+		s.start("a", "queue", func(c *Config) { c.Form = true })
+		s.settled(1, 1)
+	})
+}
+
+// Two queue nodes are one vote and one stand-by; a laptop never votes; the third
+// makes three votes.
+func TestVotesAreOneOrThree(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		s.start("a", "queue,gateway")
+		s.settled(1, 1)
+		s.start("b", "queue")
+		lead := s.settled(1, 2)
+		time.Sleep(30 * time.Second)
+		if v := lead.view.View(); v.Head.Voters != 1 || !strings.Contains(v.Head.Survives, "b stands by") {
+			t.Errorf("%d voters: %s", v.Head.Voters, v.Head.Survives)
+		}
+		s.start("mac", "queue", func(c *Config) { c.Vote = consensus.VoteNever })
+		s.settled(1, 3)
+		s.start("c", "queue")
+		lead = s.settled(3, 4)
+		time.Sleep(time.Minute)
+		if v := lead.view.View(); v.Head.Voters != 3 || slices.ContainsFunc(v.Nodes, func(n ui.Node) bool { return n.Name == "mac" && n.Part != partStandBy }) {
+			t.Errorf("%+v", v.Nodes)
+		}
+	})
+}
+
+// A worker on a machine that only runs jobs does its job however often the
+// leader dies meanwhile, once.
+func TestJobOutlivesTheDeathOfLeaders(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		for _, name := range []string{"a", "b", "c"} {
+			s.start(name, "queue,gateway")
+		}
+		lead := s.settled(3, 3)
+		gpu := s.start("verda", "gpu")
+		w := gpu.work(90 * time.Second)
+		s.until("the worker to wait for work", 20*time.Second, func() bool { return len(lead.core.steward.Workers()) == 1 })
+		if err := lead.submit("p1"); err != nil {
+			t.Fatal(err)
+		}
+		s.until("the job to run", 5*time.Second, func() bool { return lead.job("p1").State == jobs.Running })
+		for range 4 {
+			old := s.leader()
+			old.kill()
+			took := s.until("another leader", 10*time.Second, func() bool { return s.leader() != old })
+			if took > 5*time.Second {
+				t.Errorf("%s without a leader", took)
+			}
+			s.start(old.name, "queue,gateway")
+			time.Sleep(10 * time.Second)
+		}
+		s.until("the job to be done", 90*time.Second, func() bool { return s.leader().job("p1").State == jobs.Done })
+		if j := s.leader().job("p1"); j.Epoch != 1 || j.Strikes != 0 || len(w.started()) != 1 {
+			t.Errorf("epoch %d, strikes %d, started %v", j.Epoch, j.Strikes, w.started())
+		}
+	})
+}
+
+// A machine that loses its power loses its job within five seconds; the job
+// keeps its place and is done by another, without a strike.
+func TestVanishedMachineLosesItsJobInFiveSeconds(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		s.start("a", "queue,gateway")
+		lead := s.settled(1, 1)
+		one := s.start("verda-1", "gpu")
+		one.work(time.Minute)
+		s.until("the worker to wait for work", 20*time.Second, func() bool { return len(lead.core.steward.Workers()) == 1 })
+		for _, p := range []string{"p1", "p2"} {
+			if err := lead.submit(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.until("p1 to run", 5*time.Second, func() bool { return lead.job("p1").State == jobs.Running })
+		two := s.start("verda-2", "gpu", func(*Config) {})
+		time.Sleep(15 * time.Second) // everybody has heard of everybody
+		one.kill()
+		took := s.until("p1 to be taken back", 30*time.Second, func() bool { return lead.job("p1").State == jobs.Pending })
+		if took > 5*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		two.work(3 * time.Second)
+		s.until("both to be done", time.Minute, func() bool { return lead.job("p1").State == jobs.Done && lead.job("p2").State == jobs.Done })
+		j := lead.job("p1")
+		if j.Strikes != 0 || j.Ended > lead.job("p2").Ended {
+			t.Errorf("p1: %d strikes, ended %d, p2 %d", j.Strikes, j.Ended, lead.job("p2").Ended)
+		}
+	})
+}
+
+// A worker that is cut off from the leader for long goes on, and its result
+// counts if nobody else has begun; if another has, it is kept aside.
+func TestResultsOfAWorkerThatWasCutOff(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		t.Run(fmt.Sprint("another worker takes it: ", other), func(t *testing.T) {
+			inVirtualTime(t, func(s *shop) {
+				s.start("a", "queue,gateway")
+				lead := s.settled(1, 1)
+				one := s.start("verda-1", "gpu")
+				w := one.work(45 * time.Second)
+				w.late = true
+				s.until("the worker to wait for work", 20*time.Second, func() bool { return len(lead.core.steward.Workers()) == 1 })
+				if err := lead.submit("p1"); err != nil {
+					t.Fatal(err)
+				}
+				s.until("p1 to run", 5*time.Second, func() bool { return lead.job("p1").State == jobs.Running })
+				s.fabric.Cut("id-verda-1", "id-a")
+				s.until("p1 to be taken back", 25*time.Second, func() bool { return lead.job("p1").State == jobs.Pending })
+				if other {
+					s.start("verda-2", "gpu").work(time.Hour)
+					s.until("p1 to run elsewhere", 20*time.Second, func() bool { return lead.job("p1").State == jobs.Running })
+				}
+				s.fabric.Heal("id-verda-1", "id-a")
+				if other {
+					var orphans []jobs.Orphan
+					s.until("the late result to be kept aside", 2*time.Minute, func() bool {
+						lead.core.machine.Jobs(func(t *jobs.Table) { orphans = t.Orphans(jobs.ID{User: "ann", Prompt: "p1"}) })
+						return len(orphans) == 1
+					})
+					if lead.job("p1").State != jobs.Running {
+						t.Errorf("the newer attempt is %s", lead.job("p1").State)
+					}
+					return
+				}
+				s.until("p1 to be done", 2*time.Minute, func() bool { return lead.job("p1").State == jobs.Done })
+				if len(w.started()) != 1 {
+					t.Errorf("it was started %v", w.started())
+				}
+			})
+		})
+	}
+}
+
+// Without a majority everything can be read, says so, and a change is refused
+// at once after the time that an election may take.
+func TestWithoutAMajorityItReadsAndSaysSo(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		for _, name := range []string{"a", "b", "c"} {
+			s.start(name, "queue,gateway")
+		}
+		lead := s.settled(3, 3)
+		if err := lead.submit("p1"); err != nil {
+			t.Fatal(err)
+		}
+		var rest *testNode
+		for _, n := range s.nodes {
+			if n != lead {
+				rest = n
+			}
+		}
+		s.until("everybody to know p1", 5*time.Second, func() bool { return rest.job("p1").State == jobs.Pending })
+		for _, n := range s.nodes {
+			if n != rest {
+				n.kill()
+			}
+		}
+		s.until("it to be noticed", 10*time.Second, func() bool { return rest.view.View().Head.ReadOnly != "" })
+		_ = rest.submit("p2") // the first one waits for an election that does not come
+		begin := time.Now()
+		if err := rest.submit("p3"); cluster.CodeOf(err) != cluster.NoLeader {
+			t.Errorf("a change without a majority: %v", err)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("it was refused after %s", took)
+		}
+		if v := rest.view.View(); v.Counts.Waiting != 1 || v.Head.Leader != "" {
+			t.Errorf("the page shows %+v, leader %q", v.Counts, v.Head.Leader)
+		}
+	})
+}
+
+// A stand-by is promoted while the old voter lives on the other side of a cut.
+// When they meet there is one history; the other keeps what only it had, lists
+// it and brings it back.
+func TestPromoteHealSalvage(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		mello := s.start("mello", "queue,gateway")
+		s.settled(1, 1)
+		mac := s.start("mac", "queue", func(c *Config) { c.Vote = consensus.VoteNever })
+		s.settled(1, 2)
+		if err := mello.submit("before"); err != nil {
+			t.Fatal(err)
+		}
+		s.until("the stand-by to know it", 5*time.Second, func() bool { return mac.job("before").State == jobs.Pending })
+		s.fabric.Cut("id-mello", "id-mac")
+		time.Sleep(10 * time.Second)
+		if err := mello.submit("only-mello"); err != nil {
+			t.Fatal(err)
+		}
+		a := &Agent{cfg: mac.cfg, self: mac.self, swarm: mac.swarm}
+		if f := a.forecast(context.Background(), mac.core, "promote"); !f.Allowed || !strings.Contains(f.Text, "mello") {
+			t.Fatalf("promote is not offered: %+v", f)
+		}
+		if err := mac.core.raft.Recover(); err != nil {
+			t.Fatal(err)
+		}
+		s.until("the stand-by to lead", 10*time.Second, func() bool { return mac.core.raft.Leads() })
+		if err := mac.submit("only-mac"); err != nil {
+			t.Fatal(err)
+		}
+		s.fabric.Heal("id-mello", "id-mac")
+		s.until("mello to follow the later history", time.Minute, func() bool {
+			return mello.lineage() == mac.lineage() && mello.job("only-mac").State == jobs.Pending
+		})
+		if mello.job("only-mello").State != "" {
+			t.Error("two histories were mixed")
+		}
+		asides, err := mello.core.raft.Asides()
+		if err != nil || len(asides) != 1 {
+			t.Fatalf("left behind: %v, %v", asides, err)
+		}
+		left, err := newSalvage(context.Background(), mello.core, asides[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := left.list(); len(l.Jobs) != 1 || l.Jobs[0] != "ann/only-mello (pending)" {
+			t.Errorf("only it had %v", l.Jobs)
+		}
+		left.propose, left.blobs = mello.core.propose, mello.store()
+		if err := left.bringBack(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		s.until("it to be back", 10*time.Second, func() bool { return mac.job("only-mello").State == jobs.Pending })
+	})
+}
+
+// A voter whose folder was wiped comes back as a new member and votes again.
+func TestWipedVoterIsANewMember(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		for _, name := range []string{"a", "b", "c"} {
+			s.start(name, "queue,gateway")
+		}
+		lead := s.settled(3, 3)
+		if err := lead.submit("p1"); err != nil {
+			t.Fatal(err)
+		}
+		var victim *testNode
+		for _, n := range s.nodes {
+			if n != lead {
+				victim = n
+			}
+		}
+		before := victim.core.raft.Incarnation()
+		victim.kill()
+		if err := os.RemoveAll(filepath.Join(s.root, victim.name)); err != nil {
+			t.Fatal(err)
+		}
+		again := s.start(victim.name, "queue,gateway")
+		s.until("it to know p1", time.Minute, func() bool { return again.job("p1").State == jobs.Pending })
+		s.until("its old name to be gone", time.Minute, func() bool {
+			return !slices.ContainsFunc(s.leader().core.raft.Status().Servers, func(v consensus.Server) bool { return v.Incarnation == before })
+		})
+		s.settled(3, 3)
+		if now := again.core.raft.Incarnation(); now == before {
+			t.Error("it came back under its old name")
+		}
+	})
+}
+
+// A node that leaves is taken out and does not stop the others; one that is
+// dead is forgotten.
+func TestLeaveAndForget(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		for _, name := range []string{"a", "b", "c", "d"} {
+			s.start(name, "queue")
+		}
+		lead := s.settled(3, 4)
+		if err := lead.swarm.leave(context.Background(), "test"); err != nil {
+			t.Fatal(err)
+		}
+		lead.stop()
+		next := s.settled(3, 3)
+		if v := next.view.View(); slices.ContainsFunc(v.Nodes, func(n ui.Node) bool { return n.Name == lead.name && n.State != "left" }) {
+			t.Errorf("%s is still shown: %+v", lead.name, v.Nodes)
+		}
+		var victim *testNode
+		for _, n := range s.nodes {
+			if n != lead && n != next {
+				victim = n
+			}
+		}
+		if err := next.view.Do(context.Background(), "test", ui.Action{Verb: ui.ForgetNode, Node: victim.name}); cluster.CodeOf(err) != cluster.Conflict {
+			t.Errorf("forgetting a living node: %v", err)
+		}
+		victim.kill()
+		s.until("it to be seen as dead", 20*time.Second, func() bool { return next.gone(victim.self.ID) })
+		time.Sleep(fresh)
+		if err := next.view.Do(context.Background(), "test", ui.Action{Verb: ui.ForgetNode, Node: victim.name}); err != nil {
+			t.Fatal(err)
+		}
+		s.settled(1, 2)
+	})
+}
+
+// Every verb is refused to strangers, and those of core nodes to machines that
+// only run jobs. A new verb is tried without anybody having to remember it.
+func TestVerbsAreRefusedToStrangers(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		a := s.start("a", "queue,gateway")
+		s.settled(1, 1)
+		serveSubmits(a.server, &roles{})
+		gpu := s.start("verda", "gpu")
+		s.until("it to join", 20*time.Second, func() bool { return gpu.lineage().Cluster != "" })
+		verbs := a.server.Verbs()
+		if len(verbs) < 15 {
+			t.Fatalf("only %d verbs", len(verbs))
+		}
+		for v, access := range verbs {
+			err := gpu.client.Call(context.Background(), a.self.ID, v, struct{}{}, nil)
+			if access == peer.CoreOnly && cluster.CodeOf(err) != cluster.Forbidden {
+				t.Errorf("%s answers a machine that only runs jobs: %v", v, err)
+			}
+		}
+		untagged := s.fabric.Join("id-x", "x")
+		defer untagged.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		gate := peer.NewGate(peer.GateConfig{Self: "id-x", Lineage: a.lineage, Dial: func(ctx context.Context, _ cluster.NodeID, port uint16) (net.Conn, error) {
+			return untagged.Dial(ctx, netip.AddrPortFrom(a.network.Self().Addr, port).String())
+		}, WhoIs: a.reach.whoIs})
+		client := peer.NewClient(gate)
+		defer client.Close()
+		for v := range verbs {
+			if err := client.Call(ctx, a.self.ID, v, struct{}{}, nil); cluster.CodeOf(err) != cluster.Forbidden {
+				t.Errorf("%s answers a stranger: %v", v, err)
+			}
+		}
+	})
+}
+
+// A worker is answered about its own jobs only: another's lease gets it nothing.
+func TestWorkersCannotSpeakForEachOther(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		s.start("a", "queue,gateway")
+		lead := s.settled(1, 1)
+		one, thief := s.start("verda-1", "gpu"), s.start("verda-2", "gpu")
+		one.work(time.Hour)
+		s.until("the worker to wait for work", 20*time.Second, func() bool { return len(lead.core.steward.Workers()) == 1 })
+		if err := lead.submit("p1"); err != nil {
+			t.Fatal(err)
+		}
+		s.until("p1 to run", 5*time.Second, func() bool { return lead.job("p1").State == jobs.Running })
+		s.until("the thief to have joined", 20*time.Second, func() bool { return thief.lineage().Cluster != "" })
+		l := jobs.Lease{Job: jobs.ID{User: "ann", Prompt: "p1"}, Worker: "verda-1/0", Epoch: 1}
+		w := thief.swarm.work()
+		ctx := context.Background()
+		_, _, secrets := w.Secrets(ctx, l)
+		_, err := w.Claim(ctx, jobs.Claim{Worker: l.Worker})
+		for what, err := range map[string]error{
+			"claim": err, "finish": w.Finish(ctx, jobs.Finish{Lease: l, State: jobs.Failed, History: history}),
+			"requeue": w.Requeue(ctx, l, true, "x"), "hold": w.Hold(ctx, l, "x"), "gpu done": w.GpuDone(ctx, l), "secrets": secrets,
+		} {
+			if cluster.CodeOf(err) != cluster.Forbidden {
+				t.Errorf("%s for another's worker: %v", what, err)
+			}
+		}
+		if lead.job("p1").State != jobs.Running {
+			t.Errorf("p1 is %s", lead.job("p1").State)
+		}
+	})
+}
+
+// Accounts and their hashes never reach a machine that only runs jobs.
+func TestGuestSeesNoHashes(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		a := s.start("a", "queue,gateway")
+		s.settled(1, 1)
+		if _, err := a.core.propose.Propose(context.Background(), &people.Put{Name: "ann", Hash: "$2a$10$secrethash"}); err != nil {
+			t.Fatal(err)
+		}
+		gpu := s.start("verda", "gpu")
+		s.until("it to show the workshop", 20*time.Second, func() bool { return len(gpu.view.View().People) == 1 })
+		raw := fmt.Sprintf("%+v", gpu.view.View())
+		if strings.Contains(raw, "secrethash") {
+			t.Error("a hash is on a machine that only runs jobs")
+		}
+		v := gpu.view.View()
+		if v.Head.Via != "a" || v.Head.ReadOnly == "" {
+			t.Errorf("via %q, read-only %q", v.Head.Via, v.Head.ReadOnly)
+		}
+		if err := gpu.view.Do(context.Background(), "x", ui.Action{Verb: ui.PauseQueue}); cluster.CodeOf(err) != cluster.Forbidden {
+			t.Errorf("it steers: %v", err)
+		}
+		s.nodes["a"].kill()
+		time.Sleep(20 * time.Second)
+		if v := gpu.view.View(); len(v.People) != 1 || time.Since(time.UnixMilli(v.Head.Seen)) < 15*time.Second {
+			t.Errorf("after the core node died it shows %d people, seen %s ago", len(v.People), time.Since(time.UnixMilli(v.Head.Seen)))
+		}
+	})
+}
