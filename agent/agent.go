@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/cluster/tailnet"
 	"github.com/ahelme/comfyume/ui"
@@ -66,11 +67,11 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := openFolder(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	unlock, err := lockFolder(cfg.StateDir)
+	lock, err := consensus.LockFolder(cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	a.stack.push("folder", func(context.Context) error { return unlock() })
+	a.stack.push("folder", func(context.Context) error { return lock.Close() })
 	if a.site, err = newSite(&a.cfg); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 type core struct {
 	machine    *state.Machine
 	raft       *consensus.Log
+	opened     atomic.Bool // raft is set: others' streams may come before that
 	propose    peer.Proposals
 	forming    *forming
 	membership *membership
@@ -62,6 +63,7 @@ func newCore(s *swarm) (*core, error) {
 	if c.raft, err = consensus.Open(conf); err != nil {
 		return nil, err
 	}
+	c.opened.Store(true)
 	return c, nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ahelme/comfyume/cluster"
 )
 
@@ -45,18 +43,6 @@ func openFolder(dir string) error {
 		return cure(err)
 	}
 	return nil
-}
-
-// lockFolder makes the state folder this process's own until it ends.
-func lockFolder(dir string) (unlock func() error, err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the state folder: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(cluster.Errorf(cluster.Conflict, "%s is in use: another comfyume-agent runs with this state folder. Stop it, or give this one its own --state-dir.", dir), f.Close())
-	}
-	return f.Close, nil
 }
 
 // writeSecret makes a 0600 file that is whole or not there.

@@ -38,7 +38,8 @@ func arrows() map[string][]string {
 		"cluster/blob":          vocabulary,
 		"cluster/blob/blobtest": {"cluster", "cluster/blob"},
 		"cluster/peer":          all(role, []string{"cluster/state"}),
-		"cluster/consensus":     vocabulary,
+		"cluster/consensus":     {"cluster", "cluster/wal"},
+		"cluster/wal":           {},
 		"cluster/gossip":        vocabulary,
 		"cluster/tailnet":       vocabulary,
 		// In-memory and test networks, for tests and tools only: no package of the
@@ -54,8 +55,13 @@ func arrows() map[string][]string {
 		"roles/queue":                 all(role, []string{"cluster/policy"}),
 		"roles/gpu":                   all(role, []string{"roles/comfy"}),
 		"ui":                          role,
-		"agent/browsertest":           {"agent/doortest"},
-		"agent/doortest":              {},
+		// Programs that drive or measure the product from outside.
+		"agent/browsertest":  {"agent/doortest"},
+		"agent/doortest":     {},
+		"agent/benchnode":    {"roles/queue", "cluster/...", "cluster"},
+		"agent/chaos":        {"agent/chaos/...", "agent/doortest", "cluster/tailnet/controltest"},
+		"agent/chaos/oracle": {"agent/doortest"},
+		"agent/chaos/world":  {"agent/chaos/oracle", "agent/doortest", "cluster/tailnet/controltest"},
 	}
 	for _, t := range tables {
 		m[t] = vocabulary
@@ -69,7 +75,7 @@ var keepers = map[string][]string{
 	"github.com/hashicorp/memberlist": {"cluster/gossip"},
 	"tailscale.com":                   {"cluster/tailnet", "cluster/tailnet/controltest"},
 	"github.com/valyala/fasthttp":     {"roles/gateway"},
-	"github.com/fasthttp/websocket":   {"roles/gateway", "roles/comfy", "roles/sketch", "agent/doortest"},
+	"github.com/fasthttp/websocket":   {"roles/gateway", "roles/comfy", "roles/sketch", "agent/doortest", "agent/chaos/oracle"},
 	"github.com/minio":                {"cluster/blob", "roles/backup"},
 	"github.com/chromedp":             {"agent/browsertest"},
 	"github.com/alecthomas/kong":      {"agent", "agent/comfyume-agent"},

@@ -122,9 +122,14 @@ func (s *swarm) forgetOnNetwork(id cluster.NodeID) {
 	}
 }
 
-// lineage is the history that this node is part of.
+// lineage is the history that this node is part of. While the log is being
+// opened it is none: another node's stream that comes just then is refused, and
+// tried again.
 func (s *swarm) lineage() cluster.Lineage {
-	if s.core != nil {
+	switch {
+	case s.core != nil && !s.core.opened.Load():
+		return cluster.Lineage{}
+	case s.core != nil:
 		return s.core.raft.Lineage()
 	}
 	return s.guest.lineage()

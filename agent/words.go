@@ -55,6 +55,7 @@ const (
 	NoLeader    = cluster.NoLeader
 	Unavailable = cluster.Unavailable
 	Done        = jobs.Done
+	Held        = jobs.Held
 	RoleGPU     = cluster.GPU
 )
 

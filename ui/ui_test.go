@@ -8,7 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -150,7 +153,7 @@ func TestFeedSendsSnapshotChangesAndBeats(t *testing.T) {
 	}
 	in := bufio.NewScanner(r.Body)
 	first := next(t, in)
-	if first.name != "snapshot" || first.data.Now == 0 || len(first.data.View) != 11 {
+	if first.name != "snapshot" || first.data.Now == 0 || len(first.data.View) != 12 {
 		t.Errorf("first event %q has %d sections", first.name, len(first.data.View))
 	}
 	w.set(func(v *ui.View) { v.Queue[0].Percent = 43 })
@@ -291,21 +294,92 @@ func TestAssetsHaveNoOutsideAddress(t *testing.T) {
 	}
 }
 
-// Every id that the scripts look for stands in the page, and the other way round.
+// scripts are the page's modules, by name.
+func scripts(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	names, err := filepath.Glob("assets/*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[filepath.Base(name)] = string(b)
+	}
+	if len(out) < 5 {
+		t.Fatalf("found only %d modules", len(out))
+	}
+	return out
+}
+
+// Every id that the scripts look for stands in the page.
 func TestScriptsAndPageAgree(t *testing.T) {
 	page, err := os.ReadFile("assets/index.html")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"app.js", "views.js"} {
-		script, err := os.ReadFile("assets/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`\$\("([^"]+)"\)`).FindAllStringSubmatch(string(script), -1) {
+	for name, script := range scripts(t) {
+		for _, m := range regexp.MustCompile(`\$\("([^"]+)"\)`).FindAllStringSubmatch(script, -1) {
 			if !strings.Contains(string(page), `id="`+m[1]+`"`) {
 				t.Errorf("%s looks for %q, which the page does not have", name, m[1])
 			}
 		}
+	}
+}
+
+// Every verb is named by the page's modules, every ask that they make is
+// somebody's button, and no verb is named that nobody knows.
+func TestEveryVerbHasAButton(t *testing.T) {
+	all := scripts(t)
+	asks := all["verbs.js"]
+	named := map[ui.Verb]bool{}
+	for _, m := range regexp.MustCompile(`verb: "([^"]*)"`).FindAllStringSubmatch(asks, -1) {
+		named[ui.Verb(m[1])] = true
+		if !slices.Contains(ui.Verbs(), ui.Verb(m[1])) {
+			t.Errorf("the page asks for %q, which nobody knows", m[1])
+		}
+	}
+	for _, v := range ui.Verbs() {
+		if !named[v] {
+			t.Errorf("no button asks for %q", v)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^export (?:const|function) (\w+)`).FindAllStringSubmatch(asks, -1) {
+		if use := "verbs." + m[1] + "("; !strings.Contains(all["views.js"]+all["app.js"], use) {
+			t.Errorf("nothing on the page uses %s)", use)
+		}
+	}
+}
+
+// The modes that can be chosen are those that the page offers.
+func TestPageOffersTheModes(t *testing.T) {
+	page, err := os.ReadFile("assets/index.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range regexp.MustCompile(`<option value="([a-z-]+)">`).FindAllStringSubmatch(string(page), -1) {
+		got = append(got, m[1])
+	}
+	if d := cmp.Diff([]string{"fifo", "round-robin", "priority"}, got); d != "" {
+		t.Errorf("modes (-want +got):\n%s", d)
+	}
+	if !strings.Contains(string(page), `<option value="fair" disabled>`) {
+		t.Error("the mode fair is not shown as one that does not exist yet")
+	}
+}
+
+// What needs no page is tested without one.
+func TestModulesInNode(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node is not installed: the modules' own tests did not run")
+	}
+	cmd := exec.CommandContext(t.Context(), node, "--test", "testdata/modules.test.mjs")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("node --test: %v\n%s", err, out)
 	}
 }

@@ -39,6 +39,55 @@ func TestDashboardIsLiveAndCancels(t *testing.T) {
 	}
 }
 
+// The instructor pauses with a reason, moves a job, cancels one and queues it
+// again, drains the machine and lets it all go on: each by its button.
+func TestDashboardSteers(t *testing.T) {
+	browsertest.Require(t)
+	a := doortest.Start(t, doortest.Options{})
+	p := browsertest.Open(t, browsertest.Options{URL: a.URL + "/admin/", User: "admin", Password: "secret-admin", FrontendLabel: "dashboard"})
+	queue := func(user string, color int) {
+		var accepted struct {
+			PromptID string `json:"prompt_id"`
+		}
+		a.Client(user).JSON(t, "POST", "/prompt", map[string]any{"prompt": doortest.Slow(color, 16, 60, 60), "client_id": "c"}, &accepted)
+	}
+	queue("user001", 8)
+	p.WaitText("node 2")
+	queue("user002", 9)
+	p.WaitText("To front")
+
+	p.Click("^Pause queue$")
+	p.WaitText("Jobs are still accepted and wait.")
+	p.Text(`document.activeElement.value = "lunch until 13:00"`)
+	keep(p, "dashboard-4-pause")
+	p.Click("^Pause the queue$")
+	p.WaitText("Resume queue")
+	p.WaitText("paused all: lunch until 13:00") // the audit line
+	p.WaitText("the queue is paused")           // why user002's job waits
+	p.Click("^To front$")
+	p.WaitText("At the front: user002's")
+	p.Click("^Cancel$")
+	p.WaitText("Cancel user001's job?")
+	p.Click("^Cancel user001's job$")
+	p.WaitText("Retry")
+	press := func(button string) { p.Text(`document.querySelector("` + button + `").click(), ""`) } // wherever the page stands
+	press("#recent button")
+	p.WaitText("Queued again: user001's")
+	press("#nodes button")
+	p.WaitText("What runs there goes on to its end.")
+	press("#ask-yes")
+	p.WaitText("End drain")
+	press("#nodes button")
+	p.WaitText("gets jobs again")
+	p.Click("^Resume queue$")
+	p.WaitText("Goes on: the queue.")
+	p.WaitText("node 2") // a job runs again
+	keep(p, "dashboard-5-goes-on")
+	if bad := append(p.ConsoleErrors(), failures(p)...); len(bad) > 0 {
+		t.Errorf("the page complains: %q", bad)
+	}
+}
+
 func failures(p *browsertest.Page) (out []string) {
 	for _, f := range p.Failures() {
 		out = append(out, f.Method+" "+f.Path)

@@ -14,6 +14,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ahelme/comfyume/agent"
 )
@@ -59,6 +60,27 @@ func connect(t *terminal, g *grammar) (*client, error) {
 	return &client{base: "http://" + addr, token: strings.TrimSpace(string(token)), actor: actor, http: &http.Client{Timeout: g.Timeout}}, nil
 }
 
+// patience is how long the acts may take that move the whole table.
+const patience = 10 * time.Minute
+
+// patient is c for acts that take longer than an answer does.
+func (c *client) patient() *client {
+	long := *c
+	long.http = &http.Client{Timeout: max(patience, c.http.Timeout)}
+	return &long
+}
+
+// view reads what the dashboard shows.
+func (c *client) view(ctx context.Context) (v agent.View, err error) {
+	err = c.get(ctx, "/api/status", nil, &v)
+	return v, err
+}
+
+// act asks for what a button does.
+func (c *client) act(ctx context.Context, a agent.Action) error {
+	return c.post(ctx, "/api/act", nil, a, nil)
+}
+
 // get reads a JSON answer into out.
 func (c *client) get(ctx context.Context, path string, query url.Values, out any) error {
 	return c.call(ctx, http.MethodGet, path, query, nil, out)
@@ -74,7 +96,7 @@ func (c *client) post(ctx context.Context, path string, query url.Values, body, 
 }
 
 func (c *client) call(ctx context.Context, method, path string, query url.Values, body []byte, out any) error {
-	status, raw, err := c.raw(ctx, method, path, query, body)
+	status, raw, err := c.raw(ctx, method, path, query, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -84,6 +106,10 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	if out == nil {
 		return nil
 	}
+	return decode(raw, out)
+}
+
+func decode(raw []byte, out any) error {
 	if err := json.Unmarshal(raw, out); err != nil {
 		return fmt.Errorf("read the agent's answer: %w", err)
 	}
@@ -93,28 +119,56 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 20
 
-func (c *client) raw(ctx context.Context, method, path string, query url.Values, body []byte) (status int, answer []byte, err error) {
+// raw asks and reads the whole answer.
+func (c *client) raw(ctx context.Context, method, path string, query url.Values, body io.Reader) (status int, answer []byte, err error) {
+	r, err := c.open(ctx, method, path, query, body)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer r.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(r.Body, maxAnswer))
+	if err != nil {
+		return 0, nil, c.silent(method, err)
+	}
+	return r.StatusCode, answer, nil
+}
+
+// open asks and leaves the answer to be read.
+func (c *client) open(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
 	u := c.base + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
 	if err != nil {
-		return 0, nil, fmt.Errorf("write the request: %w", err)
+		return nil, fmt.Errorf("write the request: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set(agent.ActorHeader, c.actor)
 	r, err := c.http.Do(req)
 	if err != nil {
-		return 0, nil, &exit{exitUnreachable, fmt.Sprintf("no agent answers at %s: is it running? (%v)", c.base, errors.Unwrap(err))}
+		return nil, c.silent(method, err)
 	}
-	defer r.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(r.Body, maxAnswer))
-	if err != nil {
-		return 0, nil, &exit{exitUnreachable, fmt.Sprintf("the agent's answer broke off: %v", err)}
+	return r, nil
+}
+
+// silent says of an agent that gives no answer whether what was asked for may
+// happen nevertheless.
+func (c *client) silent(method string, err error) error {
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		text := fmt.Sprintf("the agent at %s has not answered within %s", c.base, c.http.Timeout)
+		if method != http.MethodGet {
+			text += ": what was asked for may still happen, look with comfyume-agent status before you repeat it"
+		}
+		return &exit{exitUnreachable, text}
 	}
-	return r.StatusCode, answer, nil
+	var broken *url.Error
+	if errors.As(err, &broken) {
+		return &exit{exitUnreachable, fmt.Sprintf("no agent answers at %s: is it running? (%v)", c.base, broken.Err)}
+	}
+	return &exit{exitUnreachable, fmt.Sprintf("the agent's answer broke off: %v", err)}
 }
 
 // refusal reads the agent's own sentence.

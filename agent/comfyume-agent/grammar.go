@@ -26,6 +26,8 @@ type grammar struct {
 	Submit  submitCommand  `cmd:"" help:"Queue a workflow for a user, as their own page would."`
 	Queue   queueCommands  `cmd:"" help:"The queue."`
 	Job     jobCommands    `cmd:"" help:"One job."`
+	Node    nodeCommands   `cmd:"" help:"The machines."`
+	Raft    raftCommands   `cmd:"" help:"The replicated log that holds the workshop's table."`
 	User    userCommands   `cmd:"" help:"Who may sign in."`
 	Config  configCommands `cmd:"" help:"The settings."`
 	Version versionCommand `cmd:"" help:"Print the version of this build."`

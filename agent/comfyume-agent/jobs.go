@@ -2,66 +2,21 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
-	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/ahelme/comfyume/agent"
 )
 
-type queueCommands struct {
-	Ls queueList `cmd:"" help:"List the jobs that wait or run."`
-}
-
-type queueList struct {
-	State string `placeholder:"STATE" help:"Only this state; 'all' adds the newest ended jobs."`
-	User  string `placeholder:"NAME" help:"Only this user's."`
-	Limit int    `placeholder:"N" help:"At most so many."`
-}
-
-// Run lists jobs, in queue order.
-func (q *queueList) Run(ctx context.Context, t *terminal, g *grammar) error {
-	c, err := connect(t, g)
-	if err != nil {
-		return err
-	}
-	query := url.Values{"state": {q.State}, "user": {q.User}, "limit": {strconv.Itoa(q.Limit)}}
-	var list agent.JobList
-	if err := c.get(ctx, "/api/jobs", query, &list); err != nil {
-		return err
-	}
-	if g.JSON {
-		return json.NewEncoder(t.out).Encode(list)
-	}
-	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "#\tUSER\tSTATE\tWORKFLOW\tQUEUED\tWORKER\tPROGRESS\tID\tWHY")
-	for _, j := range list.Jobs {
-		place, progress := "-", "-"
-		if j.Position > 0 {
-			place = strconv.Itoa(j.Position)
-		}
-		if j.Percent >= 0 {
-			progress = fmt.Sprintf("%d %%", j.Percent)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", place, j.User, j.State, orDash(j.Title), humanize.Time(time.UnixMilli(j.Created)), orDash(j.Worker), progress, j.Prompt, j.Reason)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if list.More > 0 {
-		fmt.Fprintf(t.err, "and %d more\n", list.More)
-	}
-	return nil
-}
-
 type jobCommands struct {
 	Show   jobShow   `cmd:"" help:"Show one job."`
 	Cancel jobCancel `cmd:"" help:"Cancel one job."`
+	Retry  jobRetry  `cmd:"" help:"Queue an ended job's workflow again, for its user; prints the new id."`
+	Move   jobMove   `cmd:"" help:"Move waiting jobs to the front, in the order in which they are named."`
 }
 
 type jobShow struct {
@@ -79,9 +34,14 @@ func (j *jobShow) Run(ctx context.Context, t *terminal, g *grammar) error {
 		return err
 	}
 	if g.JSON {
-		return json.NewEncoder(t.out).Encode(r)
+		return emit(t.out, r)
 	}
 	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
+	describeJob(w, r)
+	return w.Flush()
+}
+
+func describeJob(w *tabwriter.Writer, r agent.JobReport) {
 	line := func(name, value string) {
 		if value != "" && value != "0" {
 			fmt.Fprintf(w, "%s\t%s\n", name, value)
@@ -90,23 +50,29 @@ func (j *jobShow) Run(ctx context.Context, t *terminal, g *grammar) error {
 	line("id", r.Job.Prompt)
 	line("user", string(r.Job.User))
 	line("state", string(r.Job.State))
+	line("place", strconv.Itoa(r.Job.Position))
 	line("workflow", r.Job.Title)
 	line("why", r.Job.Reason)
 	line("worker", r.Job.Worker)
+	if r.Job.Percent >= 0 {
+		line("progress", fmt.Sprintf("%d %%, node %s", r.Job.Percent, orDash(r.Job.At)))
+	}
 	line("attempt", strconv.FormatUint(r.Epoch, 10))
+	line("before on", strings.Join(r.Past, ", "))
 	line("lost attempts", strconv.Itoa(int(r.Job.Strikes)))
 	line("outputs", strconv.FormatInt(r.Job.Outputs, 10))
 	line("queued", moment(r.Job.Created))
 	line("started", moment(r.Job.Started))
 	line("ended", moment(r.Job.Ended))
-	return w.Flush()
-}
-
-func moment(ms int64) string {
-	if ms == 0 {
-		return ""
+	switch r.Job.Copies {
+	case 1:
+		line("safe", "on one machine only so far")
+	case 2:
+		line("safe", "on two machines")
 	}
-	return time.UnixMilli(ms).Format(time.DateTime)
+	for _, o := range r.Orphans {
+		line("late result", fmt.Sprintf("attempt %d on %s: %s, %s, came %s; kept for a day, shown to nobody", o.Epoch, o.Worker, o.State, count(int(o.Outputs), "output", "outputs"), moment(o.At)))
+	}
 }
 
 type jobCancel struct {
@@ -123,9 +89,65 @@ func (j *jobCancel) Run(ctx context.Context, t *terminal, g *grammar) error {
 	if err := c.post(ctx, "/api/job/cancel", url.Values{"id": {j.ID}}, struct{}{}, &id); err != nil {
 		return err
 	}
-	if g.JSON {
-		return json.NewEncoder(t.out).Encode(id)
+	return told(t, g, id, "cancelled %s", id)
+}
+
+type jobRetry struct {
+	ID string `arg:"" help:"Prompt id, its beginning, or USER/ID."`
+}
+
+// Run queues a job again.
+func (j *jobRetry) Run(ctx context.Context, t *terminal, g *grammar) error {
+	c, err := connect(t, g)
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(t.out, "cancelled %s\n", id)
+	var id agent.JobID
+	if err := c.post(ctx, "/api/job/retry", url.Values{"id": {j.ID}}, struct{}{}, &id); err != nil {
+		return err
+	}
+	return told(t, g, id, "%s", id.Prompt)
+}
+
+type jobMove struct {
+	IDs   []string `arg:"" name:"id" help:"Prompt ids, their beginnings, or USER/ID."`
+	First bool     `help:"To the very front, in every mode."`
+}
+
+// Validate wants to know where to.
+func (j *jobMove) Validate() error {
+	if !j.First {
+		return errors.New("say where to: --first")
+	}
 	return nil
+}
+
+// Run moves jobs. All must wait: what is said to have moved, has.
+func (j *jobMove) Run(ctx context.Context, t *terminal, g *grammar) error {
+	c, err := connect(t, g)
+	if err != nil {
+		return err
+	}
+	moved := struct {
+		Jobs []agent.JobID `json:"jobs"`
+	}{}
+	var names []string
+	for _, id := range j.IDs {
+		var r agent.JobReport
+		if err := c.get(ctx, "/api/job", url.Values{"id": {id}}, &r); err != nil {
+			return err
+		}
+		switch {
+		case r.Job.State == agent.Held:
+			return &exit{exitFailed, fmt.Sprintf("job %s/%s is held until its user signs in again and has no place in the queue; nothing was moved", r.Job.User, r.Job.Prompt)}
+		case !r.Job.State.Waiting():
+			return &exit{exitFailed, fmt.Sprintf("job %s/%s does not wait any more, it is %s; nothing was moved", r.Job.User, r.Job.Prompt, r.Job.State)}
+		}
+		key := agent.JobID{User: r.Job.User, Prompt: r.Job.Prompt}
+		moved.Jobs, names = append(moved.Jobs, key), append(names, key.String())
+	}
+	if err := c.act(ctx, agent.Action{Verb: agent.FrontJobs, Jobs: moved.Jobs}); err != nil {
+		return err
+	}
+	return told(t, g, moved, "moved to the front: %s", strings.Join(names, ", "))
 }

@@ -3,7 +3,9 @@
 //
 //	main.go     start, exit codes     grammar.go  commands and flags
 //	run.go      the agent             client.go   its site, asked
-//	status.go submit.go users.go jobs.go settings.go   what people type
+//	ask.go      y/N, JSON             words.go    ages, counts, notes
+//	status.go submit.go users.go jobs.go queue.go nodes.go drain.go raft.go
+//	salvage.go settings.go            what people type
 package main
 
 import (

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
@@ -73,5 +72,5 @@ func (*versionCommand) Run(t *terminal, g *grammar) error {
 		fmt.Fprintf(t.out, "comfyume-agent %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 		return nil
 	}
-	return json.NewEncoder(t.out).Encode(map[string]any{"schema_version": 1, "version": version, "os": runtime.GOOS, "arch": runtime.GOARCH, "go": runtime.Version()})
+	return emit(t.out, map[string]any{"version": version, "os": runtime.GOOS, "arch": runtime.GOARCH, "go": runtime.Version()})
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -26,12 +27,14 @@ func TestMain(m *testing.M) {
 // TestScripts runs the command line as people and scripts do: testdata/*.txt.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:   "testdata",
-		Setup: setup,
+		Dir:      "testdata",
+		Setup:    setup,
+		Deadline: time.Now().Add(8 * time.Minute),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"taken": taken,
 			"up":    up,
 			"code":  code,
+			"until": until,
 		},
 	})
 }
@@ -73,7 +76,7 @@ func taken(ts *testscript.TestScript, _ bool, args []string) {
 // "up DIR ready" until it is ready and nothing is degraded.
 func up(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for time.Now().Before(deadline) {
 		addr, err := os.ReadFile(filepath.Join(dir, "site"))
 		if err == nil {
@@ -88,7 +91,24 @@ func up(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		<-time.After(20 * time.Millisecond)
 	}
-	ts.Fatalf("the agent of %s is not up after 20 s", dir)
+	ts.Fatalf("the agent of %s is not up after a minute", dir)
+}
+
+// until runs the program until its output matches: until '^state +running' job
+// show ID.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline := time.Now().Add(time.Minute)
+	for {
+		if ts.Exec("comfyume-agent", args[1:]...) == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%q is not said after a minute", args[0])
+		}
+		<-time.After(50 * time.Millisecond)
+	}
 }
 
 // code runs the program and compares its exit code: code 4 status.

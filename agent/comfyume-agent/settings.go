@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 
@@ -30,14 +29,13 @@ func (c *configShow) Run(t *terminal, g *grammar) error {
 			Origin agent.Origin `json:"origin"`
 			Key    string       `json:"key,omitempty"`
 		}
-		out := struct {
-			Schema   int   `json:"schema_version"`
+		var out struct {
 			Settings []row `json:"settings"`
-		}{Schema: 1}
+		}
 		for _, v := range values.All() {
 			out.Settings = append(out.Settings, row{v.Name, v.Shown(), v.Origin, v.Key})
 		}
-		return json.NewEncoder(t.out).Encode(out)
+		return emit(t.out, out)
 	}
 	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
 	for _, v := range values.All() {

@@ -78,6 +78,7 @@ func (*statusCommand) once(ctx context.Context, c *client, t *terminal, asJSON b
 	return nil
 }
 
+// screen writes everything that matters in one look.
 func screen(out io.Writer, v agent.View) error {
 	state := "ready"
 	if !v.Head.Ready {
@@ -85,38 +86,22 @@ func screen(out io.Writer, v agent.View) error {
 	} else if len(v.Head.Degraded) > 0 {
 		state = "ready, but degraded: " + strings.Join(v.Head.Degraded, ", ")
 	}
-	leader := "no leader"
-	if v.Head.Leader != "" {
-		leader = fmt.Sprintf("leader %s (term %d, %d voter)", v.Head.Leader, v.Head.Term, v.Head.Voters)
+	queue := "queue running"
+	if v.Head.Paused {
+		queue = "queue PAUSED"
 	}
-	fmt.Fprintf(out, "workshop   %s   %s\n", leader, state)
+	fmt.Fprintf(out, "workshop   %s   %s   %s, %s\n", leader(v), state, queue, orDash(v.Head.Mode))
+	notes(out, v)
+	if v.Head.Survives != "" {
+		fmt.Fprintf(out, "survives   %s\n", v.Head.Survives)
+	}
+	held(out, v)
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tROLES\tSTATE\tVERSION\tDISK")
-	for _, n := range v.Nodes {
-		roles := make([]string, len(n.Roles))
-		for i, r := range n.Roles {
-			roles[i] = string(r)
-		}
-		disk := "-"
-		if n.Disk >= 0 {
-			disk = fmt.Sprintf("%d %%", n.Disk)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Join(roles, ","), n.State, n.Version, disk)
-	}
+	nodeTable(w, v)
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tJOB")
-	for _, k := range v.Workers {
-		job, vram := "-", "-"
-		if k.Job != nil {
-			job = k.Job.String()
-		}
-		if k.VRAM > 0 {
-			vram = humanize.Bytes(uint64(k.VRAM))
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, job)
-	}
+	workerTable(w, v.Workers)
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -135,9 +120,20 @@ func screen(out io.Writer, v agent.View) error {
 	return nil
 }
 
-func orDash(s string) string {
-	if s == "" {
-		return "-"
+// workerTable writes one line per ComfyUI process.
+func workerTable(w *tabwriter.Writer, all []agent.Worker) {
+	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tJOB")
+	for _, k := range all {
+		job, vram := "-", "-"
+		if k.Job != nil {
+			job = k.Job.String()
+			if k.Percent >= 0 {
+				job += fmt.Sprintf(" %d %%", k.Percent)
+			}
+		}
+		if k.VRAM > 0 {
+			vram = humanize.Bytes(uint64(k.VRAM))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, job)
 	}
-	return s
 }

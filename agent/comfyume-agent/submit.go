@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,7 +33,7 @@ func (s *submitCommand) Run(ctx context.Context, t *terminal, g *grammar) error 
 	if err != nil {
 		return err
 	}
-	status, raw, err := c.raw(ctx, http.MethodPost, "/api/submit", url.Values{"user": {s.User}}, body)
+	status, raw, err := c.raw(ctx, http.MethodPost, "/api/submit", url.Values{"user": {s.User}}, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -47,8 +48,7 @@ func (s *submitCommand) Run(ctx context.Context, t *terminal, g *grammar) error 
 	}
 	if !s.Wait {
 		if g.JSON {
-			_, err = fmt.Fprintf(t.out, "%s\n", raw)
-			return err
+			return emit(t.out, json.RawMessage(raw))
 		}
 		fmt.Fprintln(t.out, accepted.PromptID)
 		return nil
@@ -156,7 +156,7 @@ func (s *submitCommand) wait(ctx context.Context, c *client, t *terminal, g *gra
 
 func report(t *terminal, g *grammar, r agent.JobReport) error {
 	if g.JSON {
-		if err := json.NewEncoder(t.out).Encode(r); err != nil {
+		if err := emit(t.out, r); err != nil {
 			return err
 		}
 	} else {

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +36,7 @@ func (*userList) Run(ctx context.Context, t *terminal, g *grammar) error {
 		return err
 	}
 	if g.JSON {
-		return json.NewEncoder(t.out).Encode(list)
+		return emit(t.out, list)
 	}
 	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "USER\tSTATE\tRUNNING\tWAITING\tLAST ERROR")
@@ -113,7 +112,7 @@ func (u *userAdd) free(ctx context.Context, c *client) ([]agent.User, error) {
 
 func printPassword(t *terminal, g *grammar, made agent.NewUser) error {
 	if g.JSON {
-		return json.NewEncoder(t.out).Encode(made)
+		return emit(t.out, made)
 	}
 	_, err := fmt.Fprintf(t.out, "%s:%s\n", made.Name, made.Password)
 	return err
@@ -140,6 +139,9 @@ func (u *userPasswd) Run(ctx context.Context, t *terminal, g *grammar) error {
 	}
 	if made.Password != "" {
 		return printPassword(t, g, made)
+	}
+	if g.JSON {
+		return emit(t.out, made)
 	}
 	fmt.Fprintf(t.err, "the password of %s is set\n", u.Name)
 	return nil
@@ -182,6 +184,5 @@ func (u *userDisable) Run(ctx context.Context, t *terminal, g *grammar) error {
 	if u.Undo {
 		word = "let in again"
 	}
-	fmt.Fprintf(t.out, "%s is %s\n", u.Name, word)
-	return nil
+	return told(t, g, map[string]any{"name": u.Name, "disabled": !u.Undo}, "%s is %s", u.Name, word)
 }

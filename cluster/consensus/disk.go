@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,9 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -23,27 +21,11 @@ import (
 // to write a few more things to hand over, and panics when it cannot.
 const ballastFile = "ballast"
 
-// openStore opens the log's file, or says who has it.
-func openStore(dir string) (*raftboltdb.BoltStore, error) {
-	s, err := raftboltdb.New(raftboltdb.Options{
-		Path:                    filepath.Join(dir, "raft.db"),
-		BoltOptions:             &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-		MsgpackUseNewTimeFormat: true,
-	})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, cluster.Errorf(cluster.Conflict, "%s is in use: another comfyume-agent runs with this state folder. Stop it, or give this one its own --state-dir.", dir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the log's store: %w", err)
-	}
-	return s, nil
-}
-
 // guard is the store as raft sees it. When the disk is full it gives the
 // ballast back, tries once more and says so: the node then hands over and
 // stops its raft, which never sees an error that it would panic at.
 type guard struct {
-	*raftboltdb.BoltStore
+	*store
 	ballast string
 	full    func() // may be called often and from any goroutine
 
@@ -52,8 +34,8 @@ type guard struct {
 	closed  bool
 }
 
-func newGuard(s *raftboltdb.BoltStore, ballast string, full func()) *guard {
-	return &guard{BoltStore: s, ballast: ballast, full: full, closing: make(chan struct{})}
+func newGuard(s *store, ballast string, full func()) *guard {
+	return &guard{store: s, ballast: ballast, full: full, closing: make(chan struct{})}
 }
 
 // StoreLog stores one entry.
@@ -61,23 +43,23 @@ func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l})
 
 // StoreLogs stores entries, flushed.
 func (g *guard) StoreLogs(ls []*raft.Log) error {
-	return g.retry(func() error { return g.BoltStore.StoreLogs(ls) })
+	return g.retry(func() error { return g.store.StoreLogs(ls) })
 }
 
 // DeleteRange cuts the log.
 func (g *guard) DeleteRange(from, to uint64) error {
-	return g.retry(func() error { return g.BoltStore.DeleteRange(from, to) })
+	return g.retry(func() error { return g.store.DeleteRange(from, to) })
 }
 
 // Set keeps a value. See persist.
 func (g *guard) Set(k, v []byte) error {
-	g.persist(func() error { return g.BoltStore.Set(k, v) })
+	g.persist(func() error { return g.store.Set(k, v) })
 	return nil
 }
 
 // SetUint64 keeps a number. See persist.
 func (g *guard) SetUint64(k []byte, v uint64) error {
-	g.persist(func() error { return g.BoltStore.SetUint64(k, v) })
+	g.persist(func() error { return g.store.SetUint64(k, v) })
 	return nil
 }
 
@@ -163,4 +145,40 @@ func freeSpace(dir string) (int64, error) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// LockFolder makes a folder this process's own until the lock is closed.
+func LockFolder(dir string) (lock io.Closer, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the folder %s: %w", dir, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(cluster.Errorf(cluster.Conflict, "%s is in use: another comfyume-agent runs with this state folder. Stop it, or give this one its own --state-dir.", dir), f.Close())
+	}
+	return f, nil
+}
+
+// replaceFile puts raw in the place of what a file held: whole or not at all.
+func replaceFile(path string, raw []byte) error {
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -75,24 +75,24 @@ func (l *Log) open() (*parts, error) {
 	if err := os.MkdirAll(l.logDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("create the log's folder: %w", err)
 	}
-	bolt, err := openStore(l.logDir())
+	files, err := openStore(l.logDir())
 	if err != nil {
 		return nil, err
 	}
 	logger := newHclog(l.log)
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(l.logDir(), keptSnapshots, logger)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open the snapshots' folder: %w", err), bolt.Close())
+		return nil, errors.Join(fmt.Errorf("open the snapshots' folder: %w", err), files.Close())
 	}
 	id := serverID(l.cfg.Node, l.who.Load().Incarnation)
 	way := Stream(newAlone(string(id)))
 	if l.cfg.Stream != nil {
 		if way, err = l.cfg.Stream(l.who.Load().Incarnation); err != nil {
-			return nil, errors.Join(fmt.Errorf("open the way to the other nodes: %w", err), bolt.Close())
+			return nil, errors.Join(fmt.Errorf("open the way to the other nodes: %w", err), files.Close())
 		}
 	}
 	p := &parts{snaps: snaps, heard: newHeard()}
-	p.store = newGuard(bolt, filepath.Join(l.cfg.Dir, ballastFile), l.noteFull)
+	p.store = newGuard(files, filepath.Join(l.cfg.Dir, ballastFile), l.noteFull)
 	p.trans = &transport{heard: p.heard, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: stream{way}, MaxPool: 3, Timeout: rpcTimeout, Logger: logger, MsgpackUseNewTimeFormat: true,
 	})}

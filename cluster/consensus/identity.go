@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -17,9 +16,8 @@ import (
 // Names in a Log's folder.
 const (
 	identityFile = "identity.json"
-	logFolder    = "log"         // raft's store and snapshots
-	asideFolder  = "aside"       // histories that this node left behind, see Rejoin
-	oldIdentity  = "incarnation" // of a folder from before there was identity.json
+	logFolder    = "log"   // raft's store and snapshots
+	asideFolder  = "aside" // histories that this node left behind, see Rejoin
 )
 
 // identity is who this log is in the cluster. It is written, flushed, before
@@ -59,30 +57,8 @@ func readIdentity(dir string) (identity, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return id, fmt.Errorf("read the log's identity: %w", err)
 	}
-	old, err := os.ReadFile(filepath.Join(dir, oldIdentity))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return id, fmt.Errorf("read the log's identity: %w", err)
-	}
-	if id.Incarnation = strings.TrimSpace(string(old)); len(id.Incarnation) >= 8 {
-		return id, moveIn(dir)
-	}
 	id.Incarnation = randomName(8)
 	return id, id.write(dir)
-}
-
-// moveIn brings the files of a folder from before there was an identity to
-// where they are now.
-func moveIn(dir string) error {
-	if err := os.MkdirAll(filepath.Join(dir, logFolder), 0o700); err != nil {
-		return fmt.Errorf("create the log's folder: %w", err)
-	}
-	for _, name := range []string{"raft.db", "snapshots"} {
-		err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, logFolder, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("move the log to its folder: %w", err)
-		}
-	}
-	return nil
 }
 
 func randomName(bytes int) string {
@@ -97,25 +73,8 @@ func (i identity) write(dir string) error {
 	if err != nil {
 		return fmt.Errorf("write the log's identity: %w", err)
 	}
-	path := filepath.Join(dir, identityFile)
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := replaceFile(filepath.Join(dir, identityFile), append(raw, '\n')); err != nil {
 		return fmt.Errorf("write the log's identity: %w", err)
 	}
-	_, err = f.Write(append(raw, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write the log's identity: %w", err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("write the log's identity: %w", err)
-	}
-	return syncFolder(dir)
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("flush the log's folder: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }

@@ -135,6 +135,9 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l := &Log{cfg: cfg, log: cfg.Logger.With("component", "consensus"), leading: make(chan bool, 1), full: make(chan struct{}, 1)}
 	l.batcher = newBatcher(l)
+	if exists(filepath.Join(cfg.Dir, boltFile)) {
+		return nil, earlyBuild(cfg.Dir)
+	}
 	who, err := readIdentity(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -149,21 +152,21 @@ func Open(cfg Config) (*Log, error) {
 	if err := l.finishPending(); err != nil {
 		return nil, err
 	}
-	if l.who.Load().Cluster == "" && !exists(filepath.Join(l.logDir(), "raft.db")) {
+	if l.who.Load().Cluster == "" && !exists(filepath.Join(l.logDir(), entriesFolder)) {
 		return l, nil
 	}
 	if err := l.start(); err != nil {
 		return nil, err
 	}
-	return l, l.adoptOld()
+	return l, l.finishForming()
 }
 
 // errEmpty answers while there is no history.
 var errEmpty = cluster.Errorf(cluster.NoLeader, "this node has not joined the workshop's table yet")
 
-// adoptOld names the history of a folder that formed one without a name: from
-// before there were names, or cut off just then.
-func (l *Log) adoptOld() error {
+// finishForming names the history of a folder in which Form was cut off just before
+// that.
+func (l *Log) finishForming() error {
 	who := *l.who.Load()
 	if who.Cluster != "" {
 		return nil

@@ -58,14 +58,10 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 	return err
 }
 
-// NotifyConflict is called when one id is claimed at two addresses. If it is
-// ours, this node was restarted elsewhere before the others found its old self
-// dead: joining again makes them notice as soon as they have.
+// NotifyConflict is called when one id is claimed at two addresses: a node was
+// restarted elsewhere and the others have not found its old self dead yet.
 func (d *delegate) NotifyConflict(existing, other *memberlist.Node) {
 	g := d.g
-	if existing.Name == string(g.cfg.Self.ID) {
-		signal(g.contested)
-	}
 	g.mu.Lock()
 	quiet := time.Since(g.disputed) < time.Minute
 	if !quiet {

@@ -22,7 +22,7 @@
 //	Peers ──────────────── join               sees it          │ └── doubts ─> slow ones
 //	Update ─────────────── announce                            └──── Changed
 //
-// The one detour needs a reason. memberlist v0.5.4 keeps to itself whom it
+// One detour needs a reason. memberlist v0.5.4 keeps to itself whom it
 // suspects, and its public Node.State is never set (the assignments go to a
 // field of an unexported type that hides it), so a delegate cannot tell a node
 // that left from one that died. But memberlist tells every peer exactly that in
@@ -40,6 +40,6 @@
 // running when Run ended sleeps for up to eight probe intervals (4 s, or 24 s
 // with Far), a relayed probe for one probe timeout, and a suspicion's timer
 // fires once more into nothing. None of them holds a socket or calls anything
-// of ours that does more than set a flag. Everything else has ended when Run
-// returns.
+// of ours that does more than set a flag. Its other goroutines end by
+// themselves right after; all of ours have ended when Run returns.
 package gossip

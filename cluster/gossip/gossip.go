@@ -73,10 +73,9 @@ type Gossip struct {
 	gate  *gate
 
 	// Each holds one token at most and is never closed.
-	changed   chan struct{} // Members differ: for the owner
-	moved     chan struct{} // memberlist said something: look
-	dirty     chan struct{} // Update was called: announce
-	contested chan struct{} // somebody still has our id at another address: join again
+	changed chan struct{} // Members differ: for the owner
+	moved   chan struct{} // memberlist said something: look
+	dirty   chan struct{} // Update was called: announce
 
 	mu       sync.Mutex
 	list     *memberlist.Memberlist // nil unless running
@@ -110,7 +109,7 @@ func New(cfg Config) (*Gossip, error) {
 	return &Gossip{
 		cfg: cfg, log: cfg.Logger.With("component", "gossip"),
 		table: newTable(cfg.Self, cfg.Addr, time.Now()), gate: newGate(cfg.Who),
-		changed: token(), moved: token(), dirty: token(), contested: token(),
+		changed: token(), moved: token(), dirty: token(),
 	}, nil
 }
 

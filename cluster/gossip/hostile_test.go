@@ -1,6 +1,8 @@
 package gossip_test
 
 import (
+	"bytes"
+	"compress/lzw"
 	"encoding/binary"
 	"math/rand/v2"
 	"net"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/gossip"
 )
 
 const label = "\xf4\x08workshop"
@@ -96,6 +99,47 @@ func TestMalformed(t *testing.T) {
 		}
 		nodes = append(nodes, run(t, config(f, 3)))
 		until(t, "a member joins after all that", 5*time.Second, func() bool { return together(nodes) })
+	})
+}
+
+// TestForgedDatagrams: what could bury a member is not even read, unless it
+// comes from one that may gossip. That one is believed until the buried objects.
+func TestForgedDatagrams(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fabric) {
+		nodes := start(t, f, 3, nil)
+		config(f, 7)
+		buried := "\x05\x83" + str("Incarnation") + "\x64" + str("Node") + str("n2") + str("From") + str("n2")
+		var packed bytes.Buffer
+		w := lzw.NewWriter(&packed, lzw.LSB, 8)
+		_, _ = w.Write([]byte(buried))
+		_ = w.Close()
+		compressed := "\x09\x82" + str("Algo") + "\x00" + str("Buf") + str(packed.String())
+		at := func(i int) net.Addr {
+			return net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr(i), cluster.PortGossip))
+		}
+		seen := func(from int, message string) bool {
+			f.send([]byte(message), at(from), at(1))
+			for range 20 {
+				time.Sleep(10 * time.Millisecond)
+				if m, _ := nodes[0].State("n2"); m.State != gossip.Alive {
+					return true
+				}
+			}
+			return false
+		}
+		if seen(9, label+buried) {
+			t.Error("a stranger buried a member")
+		}
+		if seen(7, buried) || seen(7, "\xf4\x08worksho_"+buried) {
+			t.Error("a message of another workshop buried a member")
+		}
+		if seen(7, label+compressed) {
+			t.Error("a message was decompressed")
+		}
+		if !seen(7, label+buried) {
+			t.Error("the forgery is none: this test proves nothing")
+		}
+		t.Logf("the buried was back after %v", until(t, "objection", 5*time.Second, func() bool { return together(nodes) }))
 	})
 }
 

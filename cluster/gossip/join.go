@@ -21,24 +21,14 @@ const (
 
 // join finds the others, at first and whenever some are missing.
 func (g *Gossip) join(ctx context.Context, list *memberlist.Memberlist) {
-	everybody := false
 	for ctx.Err() == nil {
-		wait := time.NewTimer(g.seek(ctx, list, everybody))
-		everybody = false
-		select {
-		case <-wait.C:
-		case <-g.contested:
-			everybody = true
-			pause(ctx, joinSoon)
-		case <-ctx.Done():
-		}
-		wait.Stop()
+		pause(ctx, g.seek(ctx, list))
 	}
 }
 
-// seek exchanges states with the machines that are not members, or with all,
-// and says when to do so again.
-func (g *Gossip) seek(ctx context.Context, list *memberlist.Memberlist, everybody bool) time.Duration {
+// seek exchanges states with the machines that are not members and says when
+// to do so again.
+func (g *Gossip) seek(ctx context.Context, list *memberlist.Memberlist) time.Duration {
 	if g.cfg.Peers == nil || g.hasLeft() {
 		return joinLater
 	}
@@ -53,7 +43,7 @@ func (g *Gossip) seek(ctx context.Context, list *memberlist.Memberlist, everybod
 	slots := make(chan struct{}, joinAtOnce)
 	for _, a := range addrs {
 		a = a.Unmap()
-		if a == g.cfg.Addr || here[a] && !everybody {
+		if a == g.cfg.Addr || here[a] {
 			continue
 		}
 		slots <- struct{}{}

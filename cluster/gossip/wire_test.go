@@ -68,8 +68,13 @@ func TestLabelOfStream(t *testing.T) {
 		sent, want string
 		ok         bool
 	}{
-		{"\xf4\x01a", "a", true}, {"", "", true},
-		{"\xf4\x01a", "b", false}, {"\xf4\x02ab", "a", false}, {"\x06", "a", false}, {"", "a", false}, {"\xf4\x09a", "a", false},
+		{"\xf4\x01a", "a", true},
+		{"", "", true},
+		{"\xf4\x01a", "b", false},
+		{"\xf4\x02ab", "a", false},
+		{"\x06", "a", false},
+		{"", "a", false},
+		{"\xf4\x09a", "a", false},
 	} {
 		if err := newReader(strings.NewReader(c.sent)).label(c.want); (err == nil) != c.ok {
 			t.Errorf("%q for label %q: %v", c.sent, c.want, err)

@@ -52,13 +52,12 @@ type TailnetConfig struct {
 	APIURL string
 	// Logger; nil: slog.Default. The library's own talk is at debug level.
 	Logger *slog.Logger
-	// Approve is called, from another goroutine, with the URL that a person
-	// must open to let this node in; again when it changes. Nil: it is logged.
+	// Approve is called with the URL that a person must open to let this node
+	// in, again when it changes, and again when the membership has expired: by
+	// Tailnet itself, later from another goroutine. It must not block. Nil: the
+	// URL is logged.
 	Approve func(url string)
 }
-
-// machinesURL is where a person approves machines of a tailnet that wants it.
-const machinesURL = "https://login.tailscale.com/admin/machines"
 
 // What Dir holds of ours.
 const (
@@ -201,22 +200,29 @@ func join(ctx context.Context, cfg TailnetConfig, state ipn.StateStore) (_ *node
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	if n.client, err = n.server.LocalClient(); err != nil {
+	c, err := n.server.LocalClient()
+	if err != nil {
 		return nil, fmt.Errorf("start the tailnet's node: %w", err)
 	}
+	// With a transport of its own: that of c is never closed.
+	n.idle.DialContext = c.Dial
+	n.client = &local.Client{Dial: c.Dial, Transport: &n.idle, OmitAuth: true}
 	w, err := n.client.WatchIPNBus(ctx, ipn.NotifyInitialState)
 	if err != nil {
 		return nil, fmt.Errorf("watch the tailnet's node: %w", err)
 	}
 	err = n.admitted(ctx, w)
-	if e := w.Close(); err == nil && e != nil {
-		err = fmt.Errorf("watch the tailnet's node: %w", e)
-	}
+	_ = w.Close() // nothing more is read
 	if err != nil {
 		return nil, err
 	}
 	if n.self, err = n.lookAtSelf(ctx); err != nil {
 		return nil, err
+	}
+	for _, tag := range cfg.Tags {
+		if !slices.Contains(n.self.Tags, tag) {
+			return nil, cluster.Errorf(cluster.Forbidden, "The tailnet let this node in without the tag %s, so the others do not know it as one of theirs; remove it in the admin console and start it with a key for that tag.", tag)
+		}
 	}
 	n.follow()
 	return n, nil
@@ -289,96 +295,6 @@ func (n *node) admitted(ctx context.Context, w *local.IPNBusWatcher) error {
 		default:
 		}
 	}
-}
-
-// follow watches for the day on which the node must be let in again.
-func (n *node) follow() {
-	n.users.Go(func() {
-		ctx, cancel := n.until(context.Background())
-		defer cancel()
-		w, err := n.client.WatchIPNBus(ctx, ipn.NotifyInitialState)
-		if err != nil {
-			if ctx.Err() == nil {
-				n.cfg.Logger.Error("watching the tailnet's node", "err", err)
-			}
-			return
-		}
-		defer func() { _ = w.Close() }()
-		door, asked := approval{cfg: n.cfg}, false
-		for {
-			note, err := w.Next()
-			if err != nil {
-				return // closed
-			}
-			if m := note.ErrMessage; m != nil {
-				n.cfg.Logger.Error("the tailnet's control server complains", "err", *m)
-			}
-			if u := note.BrowseToURL; u != nil && *u != "" {
-				door.ask(*u)
-			}
-			if note.State == nil {
-				continue
-			}
-			if *note.State == ipn.Running {
-				asked = false
-			}
-			if *note.State == ipn.NeedsLogin && !asked {
-				asked = true
-				n.cfg.Logger.Warn("this node's key has expired, the tailnet must let it in again")
-				if err := n.askAgain(ctx); err != nil && ctx.Err() == nil {
-					n.cfg.Logger.Error("asking to be let in again", "err", err)
-				}
-			}
-		}
-	})
-}
-
-// askAgain asks with a fresh key, or for a person. The library would go on
-// with the key of the first time, which is used up.
-func (n *node) askAgain(ctx context.Context) error {
-	key, err := n.cfg.mint(ctx)
-	if err != nil {
-		return err
-	}
-	if err := n.client.Start(ctx, ipn.Options{AuthKey: key}); err != nil {
-		return err
-	}
-	return n.client.StartLoginInteractive(ctx)
-}
-
-// approval is what a person must do, said once for each URL.
-type approval struct {
-	cfg TailnetConfig
-	url string
-}
-
-func (a *approval) ask(url string) {
-	if url == a.url {
-		return
-	}
-	a.url = url
-	if a.cfg.Approve != nil {
-		a.cfg.Approve(url)
-		return
-	}
-	a.cfg.Logger.Warn("a person must let this node into the tailnet", "url", url)
-}
-
-// waited says for what a node waited in vain.
-func (a *approval) waited() error {
-	if a.url != "" {
-		return cluster.Errorf(cluster.Unavailable, "This node waits to be let into the tailnet; open %s, or start it with an auth key.", a.url)
-	}
-	return cluster.Errorf(cluster.Unavailable, "The tailnet's control server %s did not answer; check this machine's way to the internet, then start again.", a.cfg.ControlURL)
-}
-
-// refused puts what the control server says into a sentence with the cure.
-func refused(cfg TailnetConfig, said string) error {
-	if cfg.AuthKey != "" {
-		said = strings.ReplaceAll(said, cfg.AuthKey, "the key")
-		return cluster.Errorf(cluster.Unauthorized, "The tailnet refused this node's key (%s); make a new one with `comfyume-agent node invite` or in the admin console, and start again with it.", said)
-	}
-	return cluster.Errorf(cluster.Unauthorized, "The tailnet refused this node (%s); let it in again in the admin console, or start it with a new auth key.", said)
 }
 
 // talk lets the library speak at debug level, and costs nothing above it.

@@ -3,11 +3,12 @@
 // that WhoIs names the node behind a connection. It refuses to know what is
 // said over the wire. It alone imports tailscale.com.
 //
-//	tsnet.go    a node of a tailnet    join.go       how it gets in
-//	invite.go   keys for others        loopback.go   one machine alone
-//	hall.go     who is on this machine seat.go       one node's place there
-//	hallnet.go  several nodes on it    handshake.go  how they prove who they are
-//	packet.go   their datagrams        opened.go     what Close ends
+//	tsnet.go    a node of a tailnet     join.go       how it gets in
+//	invite.go   keys for others         approval.go   what a person must do
+//	loopback.go one machine alone       hallnet.go    several nodes on it
+//	hall.go     who they are            seat.go       one node's place there
+//	packet.go   their datagrams         handshake.go  how they prove who they are
+//	opened.go   what Close ends
 //
 // tailnettest is the same network in memory, for tests in virtual time;
 // controltest is a control server on this machine; networktest is the suite
@@ -62,8 +63,10 @@ type Network interface {
 	// WhoIs names the node behind a remote address, or gives NotFound. What it
 	// says may be a second old.
 	WhoIs(ctx context.Context, remote string) (Identity, error)
-	// Close ends everything that was opened through the Network. What fails
-	// because of it fails with net.ErrClosed. Closing twice is harmless.
+	// Close ends everything that was opened through the Network, streams as
+	// their Close does: the others read EOF, but on a tailnet a few may miss it
+	// and wait for their deadlines. What is called afterwards fails with
+	// net.ErrClosed. Closing twice is harmless.
 	Close() error
 }
 

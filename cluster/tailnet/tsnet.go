@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,9 +28,11 @@ type node struct {
 	cfg     TailnetConfig
 	server  *tsnet.Server
 	client  *local.Client // in memory, to the server above
+	idle    http.Transport
 	self    Peer
-	member  bool   // it had an identity when it started
-	scratch string // removed at the end; "" = none
+	member  bool         // it had an identity when it started
+	scratch string       // removed at the end; "" = none
+	streams atomic.Int64 // open ones
 	who     acquaintances
 	*opened
 }
@@ -58,7 +63,7 @@ func (n *node) Listen(port uint16) (net.Listener, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on port %d: %w", port, err), ln.Close())
 	}
-	l := &listener{Listener: ln, at: net.TCPAddrFromAddrPort(at), of: n.opened}
+	l := &listener{Listener: ln, at: net.TCPAddrFromAddrPort(at), of: n}
 	return l, n.keep(l)
 }
 
@@ -108,7 +113,7 @@ func (n *node) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		}
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
-	k := &conn{Conn: c, of: n.opened}
+	k := newConn(c, n)
 	if err := n.keep(k); err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
@@ -197,13 +202,22 @@ func (n *node) KeyExpiry(ctx context.Context) (time.Time, error) {
 	return *st.Self.KeyExpiry, nil
 }
 
+// farewell is for how long the last packets of closed streams may go out: the
+// library has no way to wait for them.
+const farewell = 20 * time.Millisecond
+
 // Close takes the node off the tailnet. An ephemeral one tells the control
 // server, for at most five seconds.
 func (n *node) Close() error {
+	streams := n.streams.Load()
 	first, err := n.close()
 	if !first {
 		return nil
 	}
+	if streams > 0 {
+		time.Sleep(farewell)
+	}
+	n.idle.CloseIdleConnections()
 	return errors.Join(err, n.server.Close(), n.sweep())
 }
 
@@ -231,7 +245,7 @@ func (n *node) lookAtSelf(ctx context.Context) (Peer, error) {
 type listener struct {
 	net.Listener
 	at net.Addr
-	of *opened
+	of *node
 }
 
 func (l *listener) Addr() net.Addr { return l.at }
@@ -241,7 +255,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &conn{Conn: c, of: l.of}
+	k := newConn(c, l.of)
 	if err := l.of.keep(k); err != nil {
 		return nil, err
 	}
@@ -256,11 +270,20 @@ func (l *listener) Close() error {
 // conn is one connection over the tailnet.
 type conn struct {
 	net.Conn
-	of *opened
+	of   *node
+	once sync.Once
+}
+
+func newConn(c net.Conn, n *node) *conn {
+	n.streams.Add(1)
+	return &conn{Conn: c, of: n}
 }
 
 func (c *conn) Close() error {
-	c.of.drop(c)
+	c.once.Do(func() {
+		c.of.drop(c)
+		c.of.streams.Add(-1)
+	})
 	return c.Conn.Close()
 }
 

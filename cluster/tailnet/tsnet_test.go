@@ -156,6 +156,31 @@ func TestBadKeysAreNamed(t *testing.T) {
 	}
 }
 
+func TestATagThatNobodyOwnsIsNamed(t *testing.T) {
+	c := control(t, controltest.Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{
+		Dir: t.TempDir(), Hostname: "mello", Tags: []string{"tag:other"}, ControlURL: c.URL(), AuthKey: c.NewKey(controltest.KeyOptions{}),
+	})
+	if cluster.CodeOf(err) != cluster.Forbidden || !strings.Contains(err.Error(), "tag:other") {
+		t.Errorf("Tailnet = %v", err)
+	}
+}
+
+func TestANodeWithoutItsTagIsNoMember(t *testing.T) {
+	c := control(t, controltest.Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{
+		Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, ControlURL: c.URL(),
+		AuthKey: c.NewKey(controltest.KeyOptions{Untagged: true}),
+	})
+	if cluster.CodeOf(err) != cluster.Forbidden || !strings.Contains(err.Error(), cluster.TagCore) {
+		t.Errorf("Tailnet = %v", err)
+	}
+}
+
 func TestAnEphemeralNodeLeavesNothing(t *testing.T) {
 	c := control(t, controltest.Config{})
 	t.Setenv("TMPDIR", t.TempDir())

@@ -21,6 +21,7 @@ type vigil struct {
 	posted chan error // answers of post
 	posts  int        // how often it was sent
 	due    bool       // an answer is to come
+	moved  bool       // the connection was made anew while it was to come
 	spawn  func(func())
 	quiet  *time.Timer // runs while nothing is heard
 	grace  <-chan time.Time
@@ -112,7 +113,7 @@ func (v *vigil) events(ctx context.Context) error {
 // post sends the prompt. Its events may come before its answer.
 func (v *vigil) post(ctx context.Context) {
 	v.posts++
-	v.sent, v.due = true, true
+	v.sent, v.due, v.moved = true, true, false
 	v.spawn(func() {
 		r, err := v.w.client.Prompt(ctx, v.body)
 		if err == nil && r.PromptID != v.id {
@@ -137,6 +138,14 @@ func (v *vigil) answered(ctx, aside context.Context, err error) error {
 	var status *comfy.StatusError
 	v.due = false
 	switch {
+	case err == nil && v.moved:
+		// The ComfyUI that took it may have ended since.
+		v.accepted = time.Now()
+		where, lookErr := v.locate(ctx)
+		if lookErr != nil {
+			return v.reconnect(ctx)
+		}
+		return v.resumed(ctx, where)
 	case err == nil:
 		v.accepted = time.Now()
 		if v.stopping() {
@@ -284,6 +293,7 @@ func (v *vigil) reconnect(ctx context.Context) error {
 func (v *vigil) resumed(ctx context.Context, where whereabouts) error {
 	if where == nowhere {
 		if v.due && !v.begun {
+			v.moved = true
 			return nil // the answer, or its failure, says more
 		}
 		v.over = true

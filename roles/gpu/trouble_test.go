@@ -121,6 +121,25 @@ func TestPromptThatNeverBeginsIsPutBack(t *testing.T) {
 	}
 }
 
+// TestComfyUIThatDiesOfAPromptIsNotWaitedFor is a prompt that ends its ComfyUI
+// before the worker has read the answer: the next ComfyUI knows nothing of it.
+func TestComfyUIThatDiesOfAPromptIsNotWaitedFor(t *testing.T) {
+	s := newScripted(t)
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.mu.Lock()
+		dials := s.dials
+		s.mu.Unlock()
+		s.cut()
+		waitFor(t, "another connection", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.dials > dials })
+		s.accept(w, id)
+	}
+	b := newBench(t, s.url, func(c *gpu.Config) { c.Patience.Start, c.Patience.Silence = time.Hour, time.Hour })
+	row := b.ends(b.submit("p-1", thing, nil))
+	if row.State != jobs.Failed || row.Strikes != 3 || row.Failure.Type != "worker_lost" {
+		t.Errorf("row %s after %d strikes: %+v", row.State, row.Strikes, row.Failure)
+	}
+}
+
 func TestPromptIsSentAgainWhenItsFateIsUnknown(t *testing.T) {
 	s := newScripted(t)
 	s.view = viewing("picture")

@@ -1,7 +1,8 @@
 // The page: it keeps the newest view, draws what changed and says so loudly
 // when what it shows is old.
-import { pill } from "./dom.js";
+import { lock, pill, text } from "./dom.js";
 import { follow, post, setToken } from "./feed.js";
+import * as verbs from "./verbs.js";
 import * as draw from "./views.js";
 
 const $ = (id) => document.getElementById(id);
@@ -11,17 +12,20 @@ let heard = 0; // when the node last spoke, by this page's clock
 let offset = 0; // the node's clock minus ours
 
 const sections = {
-  head: () => draw.head(view.head),
+  head: () => { draw.head(view.head); draw.pauses(view.head, act); },
   counts: () => draw.counts(view.counts),
   attention: () => draw.attention(view.attention),
-  workers: () => draw.workers(view.workers),
-  nodes: () => draw.nodes(view.nodes),
+  workers: () => draw.workers(view, act),
+  nodes: () => draw.nodes(view.nodes, act),
   queue: () => draw.queue(view, act),
-  more: () => draw.queue(view, act),
-  recent: () => draw.recent(view.recent),
-  people: () => draw.people(view.people, act),
+  recent: () => draw.recent(view.recent, act),
+  people: () => draw.people(view, act),
   audit: () => draw.audit(view.audit),
+  log: () => draw.log(view),
 };
+
+/** also are the sections that show something of another one. */
+const also = { head: ["workers", "queue", "people", "log"], more: ["queue"], nodes: ["log"] };
 
 function event(name, data) {
   heard = Date.now();
@@ -30,7 +34,9 @@ function event(name, data) {
   if (!view.head) return;
   $("main").hidden = false;
   $("signin").hidden = true;
-  for (const name of Object.keys(data.view ?? {})) sections[name]?.();
+  const changed = Object.keys(data.view ?? {});
+  for (const name of new Set([...changed, ...changed.flatMap((c) => also[c] ?? [])])) sections[name]?.();
+  lock(view.head.readonly);
   clockTick();
 }
 
@@ -39,9 +45,7 @@ function clockTick() {
   const old = heard ? Date.now() - heard : 0;
   const stale = heard > 0 && old > staleAfter;
   document.body.classList.toggle("stale", stale);
-  $("stale").hidden = !stale;
-  const said = `No word from the node for ${Math.round(old / 1000)} seconds. What you see is old; this page keeps trying.`;
-  if (stale && $("stale").textContent !== said) $("stale").textContent = said;
+  text($("stale"), stale ? `No word from the node for ${Math.round(old / 1000)} seconds. What you see is old; this page keeps trying.` : "");
   if (heard) {
     const ready = view.head.ready;
     const word = stale ? "old" : ready ? "live" : "not ready";
@@ -64,29 +68,73 @@ function refused() {
   }, { once: true }));
 }
 
-/** act asks before it sends, and shows a refusal until the next action. */
-function act(action, title, text) {
-  const ask = $("ask");
-  $("ask-title").textContent = title;
-  $("ask-text").textContent = text;
-  $("ask-yes").textContent = title.replace(/\?$/, "");
-  $("ask-no").onclick = () => ask.close();
-  $("ask-yes").onclick = async () => {
-    ask.close();
-    const why = await post(action);
-    $("said").textContent = why;
-    $("said").hidden = why === "";
-  };
-  ask.showModal();
-  $("ask-no").focus();
+/** say shows what became of the last action; a refusal stays until it is closed or the next one. */
+let unsay = 0;
+function say(words, level) {
+  clearTimeout(unsay);
+  text($("said"), level === "fail" ? words : "");
+  text($("done"), level === "fail" ? "" : words);
+  $("unsay").hidden = words === "";
+  if (level !== "fail") unsay = setTimeout(() => say("", "good"), 8000);
 }
 
-$("filter").addEventListener("input", () => view.queue && draw.queue(view, act));
-document.addEventListener("keydown", (e) => {
-  if (e.key === "/" && !e.target.closest("input, dialog")) {
-    e.preventDefault();
-    $("filter").focus();
+async function send(ask, action) {
+  const why = await post(action);
+  if (why) say(why, "fail");
+  else say(ask.done ?? "", "good");
+}
+
+/** act does what a button asks for. It asks first when the ask has a title; not() is called when the person leaves it. */
+function act(ask, not = () => {}) {
+  if (view.head.readonly) {
+    say(`Nothing was changed. ${view.head.readonly}`, "fail");
+    return not();
   }
+  if (!ask.title) return send(ask, ask.action);
+  let yes = false;
+  text($("ask-title"), ask.title);
+  text($("ask-text"), ask.text);
+  $("ask-yes").textContent = ask.title.replace(/\?$/, "");
+  $("ask-yes").classList.toggle("danger", ask.danger === true);
+  $("ask-why-label").hidden = !ask.why;
+  $("ask-why").value = "";
+  $("ask-form").onsubmit = (e) => {
+    e.preventDefault();
+    yes = true;
+    $("ask").close();
+    send(ask, ask.why ? { ...ask.action, why: $("ask-why").value.trim() } : ask.action);
+  };
+  $("ask").onclose = () => { if (!yes) not(); };
+  $("ask").showModal();
+  $(ask.why ? "ask-why" : ask.danger ? "ask-no" : "ask-yes").focus();
+}
+
+$("unsay").addEventListener("click", () => say("", "good"));
+$("ask-no").addEventListener("click", () => $("ask").close());
+$("pause").addEventListener("click", () => view.head && act(view.head.paused ? verbs.resume("all") : verbs.pause("all")));
+$("mode").addEventListener("change", () => {
+  const back = () => { $("mode").value = view.head.mode; };
+  act(verbs.mode($("mode").value), back);
+});
+$("mode").addEventListener("blur", () => { if (view.head && !$("ask").open) $("mode").value = view.head.mode; });
+$("filter").addEventListener("input", () => { if (view.queue) { draw.queue(view, act); lock(view.head.readonly); } });
+
+/** places is where "g" and a letter go. */
+const places = { q: "queue", n: "machines", u: "persons", r: "ended", l: "log" };
+let went = 0; // when "g" was pressed
+
+document.addEventListener("keydown", (e) => {
+  if (e.ctrlKey || e.altKey || e.metaKey || e.target.closest("input, select, dialog")) return;
+  const place = places[e.key];
+  if (e.key === "/") $("filter").focus();
+  else if (e.key === "g") went = Date.now();
+  else if (place && Date.now() - went < 1500) {
+    if (place === "log") $("log").open = true;
+    $(place).scrollIntoView();
+    $(place).focus({ preventScroll: true });
+  } else if (e.key === "p") $("pause").click();
+  else return;
+  e.preventDefault();
 });
 setInterval(clockTick, 500);
 follow({ event, refused, lost: clockTick });

@@ -1,20 +1,45 @@
 // Elements without a library. What comes from the server is only ever set as
 // text or as an attribute, so no name of a workflow can become markup.
 
-/** el makes an element: el("td", {class: "word"}, "text", child). */
+/** el makes an element: el("td", {class: "word"}, "text", child, [more, children]). */
 export function el(tag, attributes = {}, ...children) {
   const e = document.createElement(tag);
   for (const [k, v] of Object.entries(attributes)) {
     if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
     else if (v !== undefined && v !== null && v !== false) e.setAttribute(k, v === true ? "" : String(v));
   }
-  e.append(...children.filter((c) => c !== undefined && c !== null && c !== ""));
+  e.append(...children.flat().filter((c) => c !== undefined && c !== null && c !== ""));
   return e;
 }
 
 /** pill is a state: its colour says no more than its word. */
-export function pill(word, level) {
-  return el("span", { class: "pill", "data-level": level }, word);
+export function pill(word, level, title) {
+  return el("span", { class: "pill", "data-level": level, title }, word);
+}
+
+/** button asks for something; of is whom it is about, for those who hear the page. */
+export function button(label, of, act, ask) {
+  return el("button", { type: "button", class: ask.danger ? "danger" : undefined, "data-act": true, "aria-label": `${label}: ${of}`, onclick: () => act(ask) }, label);
+}
+
+/** text sets an element's text if it is another: what is read aloud is read once. */
+export function text(e, words) {
+  if (e.textContent !== words) e.textContent = words;
+  e.hidden = words === "";
+}
+
+/**
+ * lock marks everything that asks for something as not to be used, and says
+ * why; "" lets it go. Buttons keep their place for the keyboard: what they say
+ * when pressed is the reason.
+ */
+export function lock(why) {
+  for (const e of document.querySelectorAll("[data-act]")) {
+    if (e.tagName === "SELECT") e.disabled = why !== "";
+    if ((e.getAttribute("aria-disabled") === "true") === (why !== "") && (e.title || "") === why) continue;
+    e.setAttribute("aria-disabled", String(why !== ""));
+    e.title = why;
+  }
 }
 
 /**
@@ -39,8 +64,11 @@ export function rows(parent, items, key, make, empty) {
   while (parent.children.length > next.length) parent.lastElementChild.remove();
 }
 
-/** keepFocus moves the focus to the button of the same name in a remade row. */
+/** keepFocus moves the focus to the button of the same name in a remade row, or to its first. */
 function keepFocus(before, after) {
   const name = document.activeElement.textContent;
-  queueMicrotask(() => [...after.querySelectorAll("button")].find((b) => b.textContent === name)?.focus());
+  queueMicrotask(() => {
+    const all = [...after.querySelectorAll("button")];
+    (all.find((b) => b.textContent === name) ?? all[0])?.focus();
+  });
 }

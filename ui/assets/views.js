@@ -1,6 +1,7 @@
 // Each function draws one section of the view into its place on the page.
-import { el, pill, rows } from "./dom.js";
-import { age, bytes, clock, level } from "./words.js";
+import { button, el, pill, rows, text } from "./dom.js";
+import * as verbs from "./verbs.js";
+import { age, bytes, clock, level, plural } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -8,10 +9,23 @@ const $ = (id) => document.getElementById(id);
 const since = (at) => (at ? el("time", { "data-since": at }, "") : "-");
 
 export function head(h) {
-  const log = h.voters === 1 ? "1 voter" : `${h.voters} voters`;
-  $("leader").textContent = h.leader ? `leader ${h.leader} (term ${h.term}, ${log})` : "no leader: nothing can be queued or changed";
-  $("survives").textContent = h.survives;
-  document.title = `${h.ready ? "" : "NOT READY - "}ComfyUME on ${h.node}`;
+  $("leader").replaceChildren(pill(h.leader ? `leader ${h.leader}` : "no leader", h.leader ? "good" : "fail"),
+    el("span", { class: "quiet" }, ` term ${h.term}, ${plural(h.voters, "voter")}`));
+  $("via").hidden = !h.via;
+  $("via").replaceChildren(`shown by ${h.via}, `, since(h.seen), " old");
+  text($("readonly"), h.readonly ? `Read-only: ${h.readonly}` : "");
+  $("readonly").dataset.level = h.via && h.leader ? "note" : "fail"; // a node that only runs jobs never steers: nothing is wrong with it
+  text($("survives"), h.survives);
+  $("pause").textContent = h.paused ? "Resume queue" : "Pause queue";
+  if (document.activeElement !== $("mode")) $("mode").value = h.mode;
+  text($("order"), h.mode && h.mode !== "fifo" ? `In ${h.mode}, # is the order in which the jobs came, not the order of turns.` : "");
+  document.title = `${!h.leader ? "NO LEADER - " : h.ready ? "" : "NOT READY - "}ComfyUME on ${h.node}`;
+}
+
+export function pauses(h, act) {
+  rows($("pauses"), h.pauses, (p) => p.scope, (p) =>
+    el("li", {}, pill("paused", "warn"), " ", el("b", {}, verbs.scopeName(p.scope)), ` by ${p.actor} for `, since(p.at), p.why ? `: ${p.why}` : "", " ",
+      button("Resume", verbs.scopeName(p.scope), act, verbs.resume(p.scope))));
 }
 
 export function counts(c) {
@@ -21,29 +35,56 @@ export function counts(c) {
 
 export function attention(list) {
   rows($("attention"), list, (p) => `${p.what} ${p.user ?? ""}`, (p) =>
-    el("li", {}, pill(p.level === "fail" ? "problem" : "notice", p.level), " ", p.user ? el("b", {}, `${p.user}: `) : "", p.what, " ",
-      p.cure ? el("span", { class: "quiet" }, p.cure) : "", p.since ? el("span", { class: "quiet" }, " ", since(p.since)) : ""),
+    el("li", {}, pill(p.level === "fail" ? "problem" : "notice", p.level), " ", p.user ? el("b", {}, `${p.user}: `) : "", p.what,
+      p.since ? el("span", { class: "quiet" }, ", ", since(p.since)) : "", p.cure ? el("div", { class: "quiet" }, p.cure) : ""),
   "Nothing needs you.");
 }
 
-export function workers(list) {
-  rows($("workers"), list, (w) => w.id, (w) =>
-    el("li", {}, el("b", {}, w.id), " ", pill(w.state, level(w.state)), " ", w.device, " ",
-      el("span", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`].filter(Boolean).join(", ")),
-      w.job ? el("div", {}, `${w.job.user} `, el("span", { class: "quiet" }, w.job.prompt_id), " ", bar(w.percent)) : "",
+/** isPaused tells whether exactly this scope is held up. */
+const isPaused = (h, scope) => h.pauses.some((p) => p.scope === scope);
+
+/** pauser is the button that holds a scope up or lets it go. */
+const pauser = (scope, paused, act) => (paused ? button("Resume", verbs.scopeName(scope), act, verbs.resume(scope)) : button("Pause", verbs.scopeName(scope), act, verbs.pause(scope)));
+
+export function workers(view, act) {
+  rows($("workers"), view.workers.map((w) => ({ ...w, paused: isPaused(view.head, `worker/${w.id}`) })), (w) => w.id, (w) =>
+    el("li", {}, el("div", { class: "line" }, el("span", {}, el("b", {}, w.id), " ", pill(w.state, level(w.state)), w.paused ? [" ", pill("paused", "warn")] : "", " ", w.device), pauser(`worker/${w.id}`, w.paused, act)),
+      el("div", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`].filter(Boolean).join(", ")),
+      w.job ? el("div", {}, `${w.job.user} `, bar(w.percent), " ", el("span", { class: "quiet" }, w.job.prompt_id)) : "",
       w.detail ? el("div", { class: "quiet" }, w.detail) : ""),
   "No worker has been seen. Editing and queueing work; jobs wait until a GPU joins.");
 }
 
-export function nodes(list) {
+/** seen is when a node was last heard of; one that reports all the while has no time of it. */
+const seen = (n) => (n.seen ? [since(n.seen), " ago"] : [n.state === "alive" || n.state === "slow" ? "now" : "-"]);
+
+export function nodes(list, act) {
   rows($("nodes"), list, (n) => n.id, (n) =>
-    el("tr", {}, el("td", { title: n.id }, n.name), el("td", {}, n.roles.join(", ")), el("td", {}, pill(n.state, level(n.state))),
-      el("td", {}, n.leader ? "leader" : n.voter ? "voter" : "-"),
-      el("td", {}, n.disk < 0 ? "-" : el("span", { "data-level": n.disk >= 90 ? "fail" : n.disk >= 70 ? "warn" : "none" }, `${n.disk} % used`)), el("td", {}, n.version)));
+    el("tr", {}, el("td", { title: n.id }, el("b", {}, n.name), n.waits ? el("div", { class: "quiet" }, n.waits) : ""), el("td", {}, n.roles.join(", ")),
+      el("td", {}, pill(n.state, level(n.state)), n.since ? el("span", { class: "quiet" }, " ", since(n.since)) : "", n.drained ? [" ", pill("drained", "warn", `by ${n.drained}`)] : ""),
+      el("td", {}, n.part === "leader" ? el("b", {}, "leader") : n.part || "-"), el("td", {}, ...seen(n)),
+      el("td", {}, n.disk < 0 ? "-" : el("span", { "data-level": n.disk >= 90 ? "fail" : n.disk >= 70 ? "warn" : "none" }, `${n.disk} %`)),
+      el("td", {}, n.version, el("span", { class: "quiet" }, ` level ${n.level}`)),
+      el("td", { class: "acts" }, n.drained ? button("End drain", n.name, act, verbs.undrain(n)) : button("Drain", n.name, act, verbs.drain(n)),
+        ["dead", "silent", "left"].includes(n.state) ? button("Forget", n.name, act, verbs.forget(n)) : "")),
+  "No machine is known yet.");
+}
+
+export function log(view) {
+  const l = view.log;
+  text($("log-title"), `Replicated log: ${plural(l.servers.length, "member")}, generation ${l.generation}`);
+  rows($("servers"), l.servers.map((s) => ({ ...s, now: view.nodes.some((n) => n.name === s.node && (n.state === "alive" || n.state === "slow")) })), (s) => s.node, (s) =>
+    el("tr", {}, el("td", {}, s.node), el("td", {}, s.part), el("td", {}, s.index ? String(s.index) : "-"), el("td", {}, s.index ? String(s.lag) : "-"),
+      el("td", {}, ...(s.contact ? [since(s.contact), " ago"] : [s.now ? "now" : "-"]))),
+  "This node has no copy of the log.");
+  text($("log-facts"), `Workshop ${l.workshop || "none yet"}, term ${view.head.term}, level ${view.head.level}, newest entry ${l.last_index}, ` +
+    (l.copied_index ? `on two machines up to entry ${l.copied_index}.` : "no second machine counts as a copy."));
 }
 
 /** stateOf is a job's state in a page's words: what has no GPU yet is waiting. */
-const stateOf = (j) => pill(j.state === "pending" || j.state === "assigned" ? "waiting" : j.state, level(j.state));
+const stateOf = (j) => pill(waits(j) ? "waiting" : j.state, level(j.state));
+
+const waits = (j) => j.state === "pending" || j.state === "assigned";
 
 const title = (j) => [j.title || "workflow", " ", el("span", { class: "quiet", title: j.prompt_id }, `#${j.number}`)];
 
@@ -57,34 +98,46 @@ function progress(j) {
   return j.state === "running" || j.state === "cancelling" ? bar(j.percent) : "";
 }
 
-export function queue(view, act) {
-  const word = $("filter").value.trim().toLowerCase();
-  const list = view.queue.filter((j) => !word || `${j.user} ${j.title} ${j.state}`.toLowerCase().includes(word));
-  rows($("jobs"), list, (j) => `${j.user}/${j.prompt_id}`, (j) =>
-    el("tr", {}, el("td", {}, j.position ? String(j.position) : "-"), el("td", {}, j.user), el("td", { class: "word" }, ...title(j)), el("td", {}, stateOf(j)),
-      el("td", {}, j.started ? age(j.started - j.created) : since(j.created)), el("td", {}, progress(j), j.at ? el("div", { class: "quiet" }, `node ${j.at}`) : ""),
-      el("td", {}, j.worker || "-"), el("td", { class: "word" }, j.reason, j.strikes ? ` (${j.strikes} lost attempts)` : ""),
-      el("td", {}, j.state === "cancelling" ? "" : el("button", { type: "button", class: "danger", onclick: () => act({ verb: "cancel", user: j.user, prompt_id: j.prompt_id }, `Cancel ${j.user}'s job?`,
-        j.state === "running" ? "It is running: what it has made so far is thrown away." : "It leaves the queue.") }, "Cancel"))),
-  word ? "Nothing matches." : "The queue is empty.");
-  $("more").textContent = view.more ? `and ${view.more} more` : "";
+/** why is what holds a job up, and what one should know of it. */
+function why(j, h) {
+  const all = [j.reason, j.strikes ? plural(j.strikes, "lost attempt") : ""];
+  if (waits(j)) {
+    if (isPaused(h, "all")) all.push("the queue is paused");
+    if (isPaused(h, `user/${j.user}`)) all.push(`${j.user} is paused`);
+  }
+  return all.filter(Boolean).join("; ");
 }
 
-export function recent(list) {
+export function queue(view, act) {
+  const word = $("filter").value.trim().toLowerCase();
+  const list = view.queue.filter((j) => !word || `${j.user} ${j.title} ${j.state} ${waits(j) ? "waiting" : ""}`.toLowerCase().includes(word));
+  rows($("jobs"), list.map((j) => ({ ...j, why: why(j, view.head) })), (j) => `${j.user}/${j.prompt_id}`, (j) =>
+    el("tr", {}, el("td", {}, j.position ? String(j.position) : "-"), el("td", {}, j.user), el("td", { class: "word" }, ...title(j)),
+      el("td", {}, stateOf(j), j.copies === 1 ? [" ", pill("one copy", "warn", "On one machine only so far: the loss of that machine loses the job.")] : ""),
+      el("td", {}, j.started ? age(j.started - j.created) : since(j.created)), el("td", {}, progress(j), j.at ? el("div", { class: "quiet" }, `node ${j.at}`) : ""),
+      el("td", {}, j.worker || "-"), el("td", { class: "word" }, j.why),
+      el("td", { class: "acts" }, waits(j) ? button("To front", `${j.user} #${j.number}`, act, verbs.front(j)) : "",
+        j.state === "cancelling" ? "" : button("Cancel", `${j.user} #${j.number}`, act, verbs.cancel(j)))),
+  word ? "Nothing matches." : "The queue is empty.");
+  text($("more"), view.more ? `and ${view.more} more` : "");
+}
+
+export function recent(list, act) {
   rows($("recent"), list, (j) => `${j.user}/${j.prompt_id}`, (j) =>
     el("tr", {}, el("td", {}, clock(j.ended)), el("td", {}, j.user), el("td", { class: "word" }, ...title(j)), el("td", {}, stateOf(j)),
-      el("td", {}, j.started ? age(j.ended - j.started) : "-"), el("td", {}, String(j.outputs)), el("td", { class: "word" }, j.reason)),
+      el("td", {}, j.started ? age(j.ended - j.started) : "-"), el("td", {}, String(j.outputs)), el("td", { class: "word" }, j.reason),
+      el("td", { class: "acts" }, button("Retry", `${j.user} #${j.number}`, act, verbs.retry(j)))),
   "No job has ended yet.");
 }
 
-export function people(list, act) {
-  rows($("people"), list, (p) => p.name, (p) =>
+export function people(view, act) {
+  rows($("people"), view.people.map((p) => ({ ...p, paused: isPaused(view.head, `user/${p.name}`) })), (p) => p.name, (p) =>
     el("li", { "data-level": p.error ? "fail" : "none" }, el("div", { class: "line" }, el("b", {}, p.name),
       pill(p.disabled ? "shut out" : p.online ? "online" : p.visited ? "away" : "not seen", p.disabled ? "warn" : p.online ? "good" : "none")),
-      el("div", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`),
+      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`), p.paused ? [" ", pill("paused", "warn")] : ""),
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
-      el("button", { type: "button", onclick: () => act({ verb: p.disabled ? "enable" : "disable", user: p.name }, p.disabled ? `Let ${p.name} in again?` : `Shut ${p.name} out?`,
-        p.disabled ? "They can sign in at once." : "They cannot sign in until you let them in again. Their work and their queued jobs stay.") }, p.disabled ? "Let in" : "Shut out")),
+      el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
+        p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
 }
 
@@ -95,7 +148,7 @@ export function audit(list) {
 /** ages lets every age on the page go on counting. */
 export function ages(now) {
   for (const e of document.querySelectorAll("time[data-since]")) {
-    const text = age(now - Number(e.dataset.since));
-    if (e.textContent !== text) e.textContent = text;
+    const words = age(now - Number(e.dataset.since));
+    if (e.textContent !== words) e.textContent = words;
   }
 }

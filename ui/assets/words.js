@@ -22,7 +22,12 @@ export function clock(ms) {
   return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
-const levels = { "waiting for ComfyUI": "fail", "waiting for the queue": "warn", "not here": "warn", probing: "warn", staging: "good", stopping: "warn", done: "good", running: "good", storing: "good", idle: "good", alive: "good", ready: "good", failed: "fail", lost: "fail", down: "fail", unreachable: "fail", held: "warn", cancelling: "warn", cancelled: "warn", starting: "warn", connecting: "warn" };
+/** plural is a number with its noun: 1 voter, 3 voters. */
+export function plural(n, noun) {
+  return `${n} ${noun}${n === 1 ? "" : "s"}`;
+}
+
+const levels = { "waiting for ComfyUI": "fail", "waiting for the queue": "warn", "not here": "warn", probing: "warn", staging: "good", stopping: "warn", done: "good", running: "good", storing: "good", idle: "good", alive: "good", ready: "good", failed: "fail", lost: "fail", down: "fail", unreachable: "fail", dead: "fail", silent: "fail", slow: "warn", held: "warn", cancelling: "warn", cancelled: "warn", starting: "warn", connecting: "warn" };
 
 /** level is the colour of a state's word. */
 export function level(state) {

@@ -5,8 +5,9 @@
 // refuses to be part of the product: it is built on packages that Tailscale
 // made for its own tests.
 //
-//	node --- noise ---> gate.go (keys, approvals, who is online) ---> testcontrol
-//	     --- https ---> relay.go (DERP)        --- udp ---> relay.go (STUN)
+//	node --- noise ---> gate.go ---> register.go (keys, approvals)  ---> testcontrol
+//	                           +---> online.go (who is there)       --->
+//	     --- https ---> relay.go (DERP)     --- udp ---> relay.go (STUN)
 //	     --- http ----> api.go (makes keys)
 package controltest
 
@@ -56,6 +57,7 @@ type Control struct {
 	noise    key.MachinePrivate
 	legacy   key.MachinePublic
 	secret   string // of the one OAuth client
+	upgraded *upgraded
 	servers  []*http.Server
 	relay    *relay
 	running  sync.WaitGroup
@@ -65,8 +67,6 @@ type Control struct {
 	doors   map[string]*door // by the path of their URL
 	members map[key.NodePublic]*member
 	tokens  map[string]bool
-	conns   map[net.Conn]struct{} // upgraded, so no server closes them
-	closed  bool
 
 	// writing makes what changes a node follow one another: the upstream's
 	// UpdateNode would undo what comes in at the same time.
@@ -85,7 +85,7 @@ func Start(cfg Config) (*Control, error) {
 	c := &Control{
 		cfg: cfg, log: cfg.Logger, noise: key.NewMachine(), legacy: key.NewMachine().Public(), secret: "tskey-client-test-" + random(),
 		keys: map[string]*authKey{}, doors: map[string]*door{}, members: map[key.NodePublic]*member{},
-		tokens: map[string]bool{}, conns: map[net.Conn]struct{}{},
+		tokens: map[string]bool{},
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -103,10 +103,17 @@ func Start(cfg Config) (*Control, error) {
 		DERPMap: c.relay.derpMap(), DNSConfig: &tailcfg.DNSConfig{Proxied: true}, MagicDNSDomain: cfg.Domain,
 		Logf: c.logf, TagOwners: owners(cfg.Tags), ExplicitBaseURL: c.url,
 	}
-	srv := &http.Server{Handler: c.routes(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)}
-	c.running.Go(func() { _ = srv.Serve(ln) }) // ends by Close
-	c.servers = append(c.servers, srv)
+	c.upgraded = &upgraded{addr: ln.Addr(), conns: make(chan net.Conn), done: make(chan struct{})}
+	c.serve(&http.Server{Handler: c.routes(), ReadHeaderTimeout: 10 * time.Second}, ln)
+	c.serve(c.inner(), c.upgraded)
 	return c, nil
+}
+
+// serve runs until Close.
+func (c *Control) serve(s *http.Server, ln net.Listener) {
+	s.ErrorLog = slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)
+	c.running.Go(func() { _ = s.Serve(ln) })
+	c.servers = append(c.servers, s)
 }
 
 // owners lets each tag be taken by any node that the gate lets in with it.
@@ -142,21 +149,9 @@ func (c *Control) ClientSecret() string { return c.secret }
 // Close ends the tailnet. Nodes go on with the peers they know, over direct
 // paths only.
 func (c *Control) Close() error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil
-	}
-	c.closed = true
-	conns := c.conns
-	c.conns = nil
-	c.mu.Unlock()
 	var err error
 	for _, s := range c.servers {
 		err = errors.Join(err, s.Close())
-	}
-	for nc := range conns {
-		_ = nc.Close() // the node may have hung up already
 	}
 	c.running.Wait()
 	return errors.Join(err, c.relay.close())

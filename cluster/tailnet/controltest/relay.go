@@ -86,6 +86,9 @@ func (r *relay) derpMap() *tailcfg.DERPMap {
 func (r *relay) close() error {
 	err := errors.Join(r.derp.Close(), r.web.Close(), r.stun.Close())
 	r.running.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil // for the second time
+	}
 	return err
 }
 

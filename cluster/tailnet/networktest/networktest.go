@@ -18,7 +18,8 @@ import (
 
 // Workshop opens the nodes of one test.
 type Workshop interface {
-	// Open starts a node. The same host again, after Close, is a restart.
+	// Open starts a node. The same host again, after Close, is a restart. What
+	// follows a slash in host tells machines with the same name apart.
 	Open(t *testing.T, host, tag string) tailnet.Network
 }
 

@@ -95,7 +95,7 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 	f := s.node.f
 	for {
 		f.mu.Lock()
-		n, from, err, ready := s.take(b)
+		n, from, ready, err := s.take(b)
 		wake, passed := s.wake, s.read.passed
 		f.mu.Unlock()
 		if err != nil {
@@ -111,18 +111,18 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-func (s *socket) take(b []byte) (n int, from netip.AddrPort, err error, ready bool) {
+func (s *socket) take(b []byte) (n int, from netip.AddrPort, ready bool, err error) {
 	switch {
 	case s.over:
-		return 0, from, net.ErrClosed, true
+		return 0, from, true, net.ErrClosed
 	case s.read.over():
-		return 0, from, os.ErrDeadlineExceeded, true
+		return 0, from, true, os.ErrDeadlineExceeded
 	case len(s.queue) > 0:
 		p := s.queue[0]
 		s.queue = s.queue[1:]
-		return copy(b, p.data), p.from, nil, true
+		return copy(b, p.data), p.from, true, nil
 	}
-	return 0, from, nil, false
+	return 0, from, false, nil
 }
 
 // Close ends the socket.

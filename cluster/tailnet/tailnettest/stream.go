@@ -1,6 +1,7 @@
 package tailnettest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -73,11 +74,11 @@ func (e *end) Read(b []byte) (int, error) {
 	f := e.node.f
 	for {
 		f.mu.Lock()
-		n, err, ready := e.take(b)
+		n, ready, err := e.take(b)
 		wake, passed := e.wake, e.read.passed
 		f.mu.Unlock()
 		if ready {
-			if err != nil && err != io.EOF {
+			if err != nil && !errors.Is(err, io.EOF) {
 				err = e.opError("read", err)
 			}
 			return n, err
@@ -90,26 +91,26 @@ func (e *end) Read(b []byte) (int, error) {
 }
 
 // take reads what is there, or says that nothing is.
-func (e *end) take(b []byte) (n int, err error, ready bool) {
+func (e *end) take(b []byte) (n int, ready bool, err error) {
 	switch {
 	case e.closed:
-		return 0, net.ErrClosed, true
+		return 0, true, net.ErrClosed
 	case e.read.over():
-		return 0, os.ErrDeadlineExceeded, true
+		return 0, true, os.ErrDeadlineExceeded
 	case len(b) == 0:
-		return 0, nil, true
+		return 0, true, nil
 	case len(e.got) > 0:
 		n = copy(b, e.got)
 		e.got = e.got[n:]
 		e.size -= n
 		e.far.rouse() // there is room
-		return n, nil, true
+		return n, true, nil
 	case e.err != nil:
-		return 0, e.err, true
+		return 0, true, e.err
 	case e.eof:
-		return 0, io.EOF, true
+		return 0, true, io.EOF
 	}
-	return 0, nil, false
+	return 0, false, nil
 }
 
 func (e *end) Write(b []byte) (sent int, err error) {
@@ -183,7 +184,7 @@ func (e *end) pump() {
 			e.later(wait)
 			return
 		}
-		if e.closed { // nobody reads it any more
+		if e.closed && len(s.data) > 0 { // nobody reads it any more
 			e.in = nil
 			e.far.reset()
 			return

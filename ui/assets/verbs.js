@@ -1,0 +1,60 @@
+// What each button asks for. An ask has the action that is sent; a title and a
+// text if the person is asked first; danger if something is lost by it; why if
+// a reason may be given; done, what is said when it went well.
+
+const name = (j) => `${j.user}'s ${j.title || "workflow"} #${j.number}`;
+
+export const cancel = (j) => ({
+  action: { verb: "cancel", user: j.user, prompt_id: j.prompt_id }, danger: true, title: `Cancel ${j.user}'s job?`,
+  text: j.state === "running" ? "It is running: what it has made so far is thrown away." : "It leaves the queue.",
+});
+
+export const retry = (j) => ({ action: { verb: "retry", user: j.user, prompt_id: j.prompt_id }, done: `Queued again: ${name(j)}.` });
+
+export const front = (j) => ({ action: { verb: "front", jobs: [{ user: j.user, prompt_id: j.prompt_id }] }, done: `At the front: ${name(j)}.` });
+
+export const disable = (user) => ({
+  action: { verb: "disable", user }, danger: true, title: `Shut ${user} out?`,
+  text: "They cannot sign in until you let them in again. Their work and their queued jobs stay.",
+});
+
+export const enable = (user) => ({ action: { verb: "enable", user }, title: `Let ${user} in again?`, text: "They can sign in at once." });
+
+/** scopeName is what a pause holds up: the queue, user001, worker verda/0. */
+export function scopeName(scope) {
+  if (scope === "all") return "the queue";
+  return scope.startsWith("user/") ? scope.slice(5) : `worker ${scope.slice(7)}`;
+}
+
+const pauseTexts = {
+  all: "Jobs are still accepted and wait. What runs goes on to its end.",
+  user: "Their jobs are still accepted and wait. What runs goes on to its end.",
+  worker: "It gets no new jobs until you resume it. What runs there goes on to its end.",
+};
+
+export const pause = (scope) => ({
+  action: { verb: "pause", scope }, why: true, title: `Pause ${scopeName(scope)}?`, text: pauseTexts[scope.split("/")[0]], done: `Paused: ${scopeName(scope)}.`,
+});
+
+export const resume = (scope) => ({ action: { verb: "resume", scope }, done: `Goes on: ${scopeName(scope)}.` });
+
+const modeTexts = {
+  fifo: "Jobs run in the order in which they came.",
+  "round-robin": "Users take turns: next is the one with the fewest jobs running and served in the last hour.",
+  priority: "The instructor's jobs first, then high, normal and low; those of one kind in the order in which they came.",
+  fair: "Shares of GPU time.",
+};
+
+export const mode = (word) => ({ action: { verb: "mode", mode: word }, title: `Order the queue by ${word}?`, text: modeTexts[word] ?? "", done: `The queue's order is ${word} now.` });
+
+export const drain = (n) => ({
+  action: { verb: "drain", node: n.id }, title: `Drain ${n.name}?`, done: `${n.name} gets no new jobs.`,
+  text: "It gets no new jobs until you end the drain. What runs there goes on to its end.",
+});
+
+export const undrain = (n) => ({ action: { verb: "undrain", node: n.id }, done: `${n.name} gets jobs again.` });
+
+export const forget = (n) => ({
+  action: { verb: "forget", node: n.id }, danger: true, title: `Forget ${n.name}?`,
+  text: `${n.name} leaves the workshop for good${n.voter ? " and loses its vote" : ""}. What stands only on its disk is lost to the workshop. If it comes back it joins anew.`,
+});
