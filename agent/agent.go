@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -147,14 +146,15 @@ func (a *Agent) Run(ctx context.Context) error {
 // announce leaves the site's address where the command line looks for it.
 func (a *Agent) announce() error {
 	path := filepath.Join(a.cfg.StateDir, AddressFile)
-	if err := writeSecret(path, []byte(a.site.ln.Addr().String()+"\n")); err != nil {
+	address := a.site.ln.Addr().String() + "\n"
+	if err := writeSecret(path, []byte(address)); err != nil {
 		return err
 	}
 	a.stack.push("site's address", func(context.Context) error {
-		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if now, err := os.ReadFile(path); err != nil || string(now) != address {
+			return nil // another agent's by now, or gone
 		}
-		return nil
+		return os.Remove(path)
 	})
 	return nil
 }
@@ -186,7 +186,7 @@ func (a *Agent) people(dashboard http.Handler) http.Handler {
 			notFound().ServeHTTP(w, r)
 			return
 		}
-		dashboard.ServeHTTP(w, r.WithContext(ui.As(r.Context(), "tailnet/"+who.Login)))
+		dashboard.ServeHTTP(w, r.WithContext(cluster.ActedBy(r.Context(), "tailnet/"+who.Login)))
 	})
 }
 

@@ -47,7 +47,7 @@ func (a *api) submit(w http.ResponseWriter, r *http.Request) {
 		answerError(w, cluster.Errorf(cluster.TooLarge, "the workflow is over the limit of %d bytes", a.maxBody))
 		return
 	}
-	status, answer, err := a.agent.submit(r.Context(), cluster.User(r.URL.Query().Get("user")), body)
+	status, answer, err := a.agent.submit(cluster.ActedBy(r.Context(), localActor(r)), cluster.User(r.URL.Query().Get("user")), body)
 	if err != nil {
 		answerError(w, err)
 		return
@@ -164,7 +164,7 @@ func (a *api) retry(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	id, err := a.agent.retry(r.Context(), j.ID)
+	id, err := a.agent.retry(cluster.ActedBy(r.Context(), localActor(r)), j.ID)
 	if err != nil {
 		answerError(w, err)
 		return

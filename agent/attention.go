@@ -54,14 +54,18 @@ func (v *view) readOnlyCure(s consensus.Status) string {
 	}
 	var silent []string
 	for _, srv := range s.Servers {
-		if srv.Voter && srv.Node != v.swarm.self.ID && v.swarm.gone(srv.Node) {
+		if srv.Voter && !v.swarm.here(srv.Node) {
 			silent = append(silent, v.name(srv.Node))
 		}
 	}
 	if len(silent) == 0 {
 		return "it comes back by itself within seconds, or see the log"
 	}
-	return fmt.Sprintf("start %s; if it is gone for good: comfyume-agent raft promote here", strings.Join(silent, " and "))
+	verb := "promote"
+	if slices.ContainsFunc(s.Servers, func(srv consensus.Server) bool { return srv.Node == v.swarm.self.ID && srv.Voter }) {
+		verb = "recover"
+	}
+	return fmt.Sprintf("start %s; if it is gone for good: comfyume-agent raft %s here", strings.Join(silent, " and "), verb)
 }
 
 // nodeProblems is what the nodes report, and what they do not.

@@ -22,7 +22,7 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 	case ui.CancelJob:
 		return v.cancel(ctx, p, jobs.ID{User: a.User, Prompt: a.Prompt}, actor)
 	case ui.RetryJob:
-		_, err := v.retry(ctx, jobs.ID{User: a.User, Prompt: a.Prompt})
+		_, err := v.retry(cluster.ActedBy(ctx, actor), jobs.ID{User: a.User, Prompt: a.Prompt})
 		return err
 	case ui.FrontJobs:
 		return v.front(ctx, p, a.Jobs)

@@ -18,6 +18,7 @@ type guest struct {
 	mu      sync.Mutex
 	line    cluster.Lineage
 	entered time.Time // when this node was last entered
+	leaving bool      // it has said goodbye: it does not enter itself again
 	trouble string
 	view    ui.View // what a core node last showed, and when
 	seen    time.Time
@@ -92,7 +93,10 @@ func (g *guest) tend(ctx context.Context) error {
 		}
 	}
 	g.look(ctx, cores)
-	if time.Since(g.entered) < enterEvery {
+	g.mu.Lock()
+	leaving := g.leaving
+	g.mu.Unlock()
+	if leaving || time.Since(g.entered) < enterEvery {
 		return nil
 	}
 	if err := g.s.work().Enter(ctx, g.s.row()); err != nil {
@@ -121,6 +125,13 @@ func (g *guest) look(ctx context.Context, cores []cluster.NodeID) {
 		g.mu.Unlock()
 		return
 	}
+}
+
+// leave keeps this node from entering itself.
+func (g *guest) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaving = true
 }
 
 // last is what was fetched last: from whom and when.

@@ -78,6 +78,7 @@ var keepers = map[string][]string{
 	"github.com/fasthttp/websocket":   {"roles/gateway", "roles/comfy", "roles/sketch", "agent/doortest", "agent/chaos/oracle"},
 	"github.com/minio":                {"cluster/blob", "roles/backup"},
 	"github.com/chromedp":             {"agent/browsertest"},
+	"github.com/anishathalye":         {"agent/chaos/oracle"},
 	"github.com/alecthomas/kong":      {"agent", "agent/comfyume-agent"},
 }
 

@@ -32,7 +32,7 @@ func (r *roles) admin(actor string) http.Handler {
 			answerError(w, errOpening)
 			return
 		}
-		(*h).ServeHTTP(w, req.WithContext(ui.As(req.Context(), actor)))
+		(*h).ServeHTTP(w, req.WithContext(cluster.ActedBy(req.Context(), actor)))
 	})
 }
 

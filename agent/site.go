@@ -23,7 +23,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/ahelme/comfyume/cluster"
-	"github.com/ahelme/comfyume/ui"
 )
 
 // Files through which the command line finds a running agent.
@@ -151,7 +150,7 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 			answerError(w, cluster.Errorf(cluster.Unauthorized, "this needs the token that stands in the file %q of the agent's state folder", TokenFile))
 			return
 		}
-		r = r.WithContext(ui.As(r.Context(), localActor(r)))
+		r = r.WithContext(cluster.ActedBy(r.Context(), localActor(r)))
 	}
 	h := s.opened.Load()
 	if h == nil {

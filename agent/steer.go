@@ -66,11 +66,16 @@ const leaveWithin = 20 * time.Second
 
 func (s *swarm) leave(ctx context.Context, actor string) error {
 	if s.core == nil {
-		// A node that only runs jobs holds nothing: gossip tells the others, and its
-		// row is dropped when somebody forgets it.
+		s.guest.leave()
+		if err := s.work().Leave(ctx); err != nil {
+			return err
+		}
 		return s.sayGoodbye(ctx)
 	}
 	status := s.core.raft.Status()
+	if len(status.Servers) == 0 {
+		return cluster.Errorf(cluster.Conflict, "this node is not part of the workshop's table yet, so there is nothing to leave: stop it instead")
+	}
 	if others := slices.DeleteFunc(status.Servers, func(v consensus.Server) bool { return v.Node == s.self.ID }); len(others) == 0 {
 		return cluster.Errorf(cluster.Conflict, "this node holds the only copy of the workshop's table: stop it instead of leaving, or let another node join first")
 	}

@@ -21,8 +21,15 @@ const (
 
 // submission is POST /prompt as if the user had sent it; submitted answers it.
 type submission struct {
-	User cluster.User `cbor:"1,keyasint"`
-	Body []byte       `cbor:"2,keyasint"`
+	User  cluster.User `cbor:"1,keyasint"`
+	Body  []byte       `cbor:"2,keyasint"`
+	Actor string       `cbor:"3,keyasint"` // who did it for the user
+}
+
+// retrial asks for an ended job to be queued again.
+type retrial struct {
+	Job   jobs.ID `cbor:"1,keyasint"`
+	Actor string  `cbor:"2,keyasint"`
 }
 
 type submitted struct {
@@ -33,11 +40,11 @@ type submitted struct {
 // serveSubmits lets other core nodes queue workflows at this gateway.
 func serveSubmits(s *peer.Server, r *roles) {
 	peer.Handle(s, verbSubmit, peer.CoreOnly, func(ctx context.Context, _ peer.Who, in submission) (out submitted, err error) {
-		out.Status, out.Answer = r.submit(ctx, in.User, in.Body)
+		out.Status, out.Answer = r.submit(cluster.ActedBy(ctx, in.Actor), in.User, in.Body)
 		return out, nil
 	})
-	peer.Handle(s, verbRetry, peer.CoreOnly, func(ctx context.Context, _ peer.Who, id jobs.ID) (jobs.ID, error) {
-		return r.retry(ctx, id)
+	peer.Handle(s, verbRetry, peer.CoreOnly, func(ctx context.Context, _ peer.Who, in retrial) (jobs.ID, error) {
+		return r.retry(cluster.ActedBy(ctx, in.Actor), in.Job)
 	})
 }
 
@@ -63,13 +70,13 @@ func (a *Agent) submit(ctx context.Context, user cluster.User, body []byte) (sta
 		return 0, nil, cluster.Errorf(cluster.NotFound, "there is no user %q: see comfyume-agent user ls", user)
 	}
 	var out submitted
-	err = a.atGateway(ctx, verbSubmit, submission{user, body}, &out)
+	err = a.atGateway(ctx, verbSubmit, submission{user, body, cluster.Actor(ctx)}, &out)
 	return out.Status, out.Answer, err
 }
 
 // retry queues a job again.
 func (a *Agent) retry(ctx context.Context, id jobs.ID) (again jobs.ID, err error) {
-	err = a.atGateway(ctx, verbRetry, id, &again)
+	err = a.atGateway(ctx, verbRetry, retrial{id, cluster.Actor(ctx)}, &again)
 	return again, err
 }
 

@@ -35,6 +35,7 @@ import (
 type swarm struct {
 	cfg     *Config
 	log     *slog.Logger
+	began   time.Time
 	alone   bool // there are no other nodes and never will be
 	self    cluster.Member
 	network tailnet.Network
@@ -57,7 +58,7 @@ type swarm struct {
 // newSwarm builds this node's part. Nothing runs before start.
 func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm, error) {
 	s := &swarm{
-		cfg: cfg, log: cfg.Logger.With("component", "swarm"), alone: cfg.Dev && cfg.Joined == nil, self: self, network: network,
+		cfg: cfg, log: cfg.Logger.With("component", "swarm"), began: time.Now(), alone: cfg.Dev && cfg.Joined == nil, self: self, network: network,
 		reach: &reach{net: network, log: cfg.Logger}, reports: newReports(),
 	}
 	s.report = func() report { return report{Member: s.self, Disk: -1} }
@@ -314,7 +315,20 @@ func (s *swarm) runGossip(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { s.keepMeta(ctx, g) })
-	return g.Run(ctx)
+	// A planned stop says goodbye first: nobody has to wonder what became of it.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	wg.Go(func() {
+		select {
+		case <-ctx.Done():
+			if err := g.Leave(running); err != nil && cluster.CodeOf(err) != cluster.Unavailable {
+				s.log.Debug("the others were not told that this node stops", "err", err)
+			}
+			stop()
+		case <-running.Done():
+		}
+	})
+	return g.Run(running)
 }
 
 // metaEvery is how often what gossip says of this node is made anew.
@@ -329,11 +343,7 @@ func (s *swarm) keepMeta(ctx context.Context, g *gossip.Gossip) {
 			return
 		case <-tick.C:
 			now := s.meta()
-			g.Update(func(m *gossip.Meta) {
-				started := m.Started
-				*m = now
-				m.Started = started
-			})
+			g.Update(func(m *gossip.Meta) { *m = now })
 		}
 	}
 }
@@ -341,7 +351,7 @@ func (s *swarm) keepMeta(ctx context.Context, g *gossip.Gossip) {
 // meta is what gossip says of this node. What moves all the time (the applied
 // index) is left to the reports.
 func (s *swarm) meta() gossip.Meta {
-	m := gossip.Meta{Member: s.self, Generation: s.lineage().Generation}
+	m := gossip.Meta{Member: s.self, Generation: s.lineage().Generation, Started: s.began.UnixMilli()}
 	for _, w := range s.report().Workers {
 		if w.Job != nil {
 			m.Running++
@@ -354,6 +364,19 @@ func (s *swarm) meta() gossip.Meta {
 		}
 	}
 	return m
+}
+
+// here reports whether a node is this one, or gossip knows that it is there.
+func (s *swarm) here(id cluster.NodeID) bool {
+	if id == s.self.ID {
+		return true
+	}
+	g := s.gossip.Load()
+	if g == nil {
+		return false
+	}
+	m, ok := g.State(id)
+	return ok && m.State.Here()
 }
 
 // gone reports whether gossip believes that a node is not there any more.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -455,4 +456,72 @@ func TestGuestSeesNoHashes(t *testing.T) {
 			t.Errorf("after the core node died it shows %d people, seen %s ago", len(v.People), time.Since(time.UnixMilli(v.Head.Seen)))
 		}
 	})
+}
+
+// A machine that only runs jobs leaves too: neither it nor its worker is shown
+// any more, and a planned stop is told apart from a death.
+func TestWorkersMachineLeaves(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		a := s.start("a", "queue,gateway")
+		s.settled(1, 1)
+		g := s.start("g", "gpu")
+		stops := s.start("stops", "gpu")
+		s.until("both to be seen", 20*time.Second, func() bool {
+			return a.here(g.self.ID) && a.here(stops.self.ID) && len(a.core.machine.Nodes()) == 3
+		})
+		if err := g.swarm.leave(context.Background(), "test"); err != nil {
+			t.Fatal(err)
+		}
+		g.stop()
+		stops.stop()
+		time.Sleep(2 * fresh)
+		for _, n := range a.view.View().Nodes {
+			if n.Name == "g" || n.Name == "stops" && n.State != "left" {
+				t.Errorf("shown: %+v", n)
+			}
+		}
+	})
+}
+
+// With one voter and one stand-by either may leave, also after a snapshot was
+// restored: the other goes on.
+func TestEitherOfTwoMayLeave(t *testing.T) {
+	for _, who := range []string{"the stand-by", "the voter"} {
+		for _, restored := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, restored=%t", who, restored), func(t *testing.T) {
+				inVirtualTime(t, func(s *shop) {
+					s.start("a", "queue")
+					s.start("b", "queue")
+					lead := s.settled(1, 2)
+					if restored {
+						im, body, err := lead.core.raft.Snapshot()
+						if err != nil {
+							t.Fatal(err)
+						}
+						if err := errors.Join(lead.core.raft.Restore(context.Background(), im, body), body.Close()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					goes, stays := lead, s.nodes["a"]
+					if stays == lead {
+						stays = s.nodes["b"]
+					}
+					if who == "the stand-by" {
+						goes, stays = stays, goes
+					}
+					s.until("both to know of each other", 5*time.Second, func() bool {
+						return len(goes.core.raft.Status().Servers) == 2
+					})
+					if err := goes.swarm.leave(context.Background(), "test"); err != nil {
+						t.Fatal(err)
+					}
+					goes.stop()
+					s.settled(1, 1)
+					if err := stays.submit("after"); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
@@ -155,7 +156,7 @@ func (v *view) readOnly(s consensus.Status) string {
 func (v *view) survives(s consensus.Status) string {
 	var voters, silent, standby []string
 	for _, srv := range s.Servers {
-		away := srv.Node != v.swarm.self.ID && v.swarm.gone(srv.Node)
+		away := !v.swarm.here(srv.Node)
 		switch {
 		case srv.Voter && away:
 			silent = append(silent, v.name(srv.Node))
@@ -176,6 +177,8 @@ func (v *view) survives(s consensus.Status) string {
 		return fmt.Sprintf("One machine (%s) holds the table: it survives any kill or power cut as long as that machine's disk lives, and not the loss of the machine.", voters[0])
 	case n == 2:
 		return "Two nodes vote: losing either stops all changes. This is a moment of a change; it becomes one or three by itself."
+	case len(silent) >= (n+1)/2:
+		return fmt.Sprintf("%d nodes vote and %s do not answer: nothing can be changed until one of them is back, and nothing that was accepted is lost.", n, strings.Join(silent, " and "))
 	case len(silent) > 0:
 		return fmt.Sprintf("%d nodes vote and %s does not answer: the table is safe, and one more loss stops all changes.", n, silent[0])
 	}
@@ -214,7 +217,11 @@ const (
 // workers joins what the nodes report of their workers with the catalogue.
 func (v *view) workers(all []heardOf) []ui.Worker {
 	var live []ui.Worker
+	left := func(id cluster.NodeID) bool { n, ok := v.swarm.core.machine.Node(id); return ok && n.Left > 0 }
 	for _, h := range all {
+		if left(h.Member.ID) && v.now().Sub(h.at) > fresh {
+			continue
+		}
 		for _, w := range h.Workers {
 			w.Node = h.Member.Name
 			if v.now().Sub(h.at) > fresh {
@@ -226,7 +233,10 @@ func (v *view) workers(all []heardOf) []ui.Worker {
 	v.swarm.core.machine.Models(func(t *models.Table) {
 		for _, w := range t.Workers() {
 			i := slices.IndexFunc(live, func(l ui.Worker) bool { return l.ID == w.ID })
-			if i < 0 {
+			switch {
+			case i < 0 && left(w.Node):
+				continue
+			case i < 0:
 				live = append(live, ui.Worker{ID: w.ID, Node: v.name(w.Node), State: workerGone, Since: w.Changed, Percent: -1, Detail: "known from before"})
 				i = len(live) - 1
 			}

@@ -96,3 +96,14 @@ func (r Ref) Valid() bool {
 func (r Ref) Short() string { return string(r[:min(12, len(r))]) }
 
 func (m Member) String() string { return fmt.Sprintf("%s (%s)", m.Name, m.ID) }
+
+// Clip cuts s to n bytes at a letter's beginning.
+func Clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xC0 == 0x80 {
+		n--
+	}
+	return s[:n]
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -45,4 +46,25 @@ func TestErrorsKeepTheirCodeThroughWrapping(t *testing.T) {
 	if got := cluster.MessageOf(errors.New("open /secret/path")); strings.Contains(got, "secret") {
 		t.Errorf("an inner error is shown: %q", got)
 	}
+}
+
+func FuzzCheckText(f *testing.F) {
+	f.Add("name", []byte{1, 2}, []byte("raw"))
+	f.Add("\xff", []byte{}, []byte{0xff})
+	f.Add(strings.Repeat("long", 100), make([]byte, 70_000), []byte{0x9f, 0xff})
+	f.Fuzz(func(t *testing.T, text string, blob, raw []byte) {
+		type inner struct {
+			Names map[string]int64 `cbor:"1,keyasint"`
+			Blob  []byte           `cbor:"2,keyasint"`
+			On    bool             `cbor:"3,keyasint"`
+		}
+		b, err := cluster.Marshal([]inner{{Blob: blob, On: true}, {Names: map[string]int64{text: -5}, Blob: blob}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.CheckText(b); (err == nil) != utf8.ValidString(text) {
+			t.Errorf("text %q: %v", text, err)
+		}
+		_ = cluster.CheckText(raw) // whatever it is: no panic, no endless loop
+	})
 }

@@ -10,7 +10,6 @@
 package ui
 
 import (
-	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -34,14 +33,9 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // maxAction bounds the body of a button, in bytes.
 const maxAction = 4 << 10
 
-type actorKey struct{}
-
-// As says who sends a request; their name stands in the audit.
-func As(ctx context.Context, actor string) context.Context {
-	return context.WithValue(ctx, actorKey{}, actor)
-}
-
 // Handler serves the dashboard at the root of whatever prefix was stripped.
+// Who asks is in the request's context, see cluster.ActedBy; their name stands
+// in the audit.
 func Handler(src Source) http.Handler {
 	h := &page{src: src, feed: newFeed(src), files: load()}
 	mux := http.NewServeMux()
@@ -131,7 +125,7 @@ func (h *page) do(w http.ResponseWriter, r *http.Request) {
 		answerError(w, cluster.Errorf(cluster.Invalid, "an action is JSON: verb, user, prompt_id"))
 		return
 	}
-	actor, _ := r.Context().Value(actorKey{}).(string)
+	actor := cluster.Actor(r.Context())
 	if actor == "" {
 		answerError(w, cluster.Errorf(cluster.Unauthorized, "sign in first"))
 		return

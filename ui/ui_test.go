@@ -73,7 +73,7 @@ func serve(t *testing.T, w *workshop) *httptest.Server {
 	h := ui.Handler(w)
 	signed := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if actor := r.Header.Get("X-Test-Actor"); actor != "" {
-			r = r.WithContext(ui.As(r.Context(), actor))
+			r = r.WithContext(cluster.ActedBy(r.Context(), actor))
 		}
 		http.StripPrefix("/deep/prefix", h).ServeHTTP(rw, r)
 	})

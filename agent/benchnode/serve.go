@@ -68,15 +68,23 @@ func (b *bench) converse(c net.Conn) {
 	out := &answers{conn: c}
 	defer func() { cancel(); _ = c.Close() }()
 	r := bufio.NewReaderSize(c, 64<<10)
+	work := make(chan request) // closed when nothing more comes
+	defer close(work)
 	for {
 		in, err := readRequest(r)
 		if err != nil {
 			return
 		}
-		go func() {
-			status, payload := b.answer(ctx, in)
-			out.send(in.number, status, payload)
-		}()
+		select {
+		case work <- in: // somebody has time
+		default:
+			go func() {
+				for ok := true; ok; in, ok = <-work {
+					status, payload := b.answer(ctx, in)
+					out.send(in.number, status, payload)
+				}
+			}()
+		}
 	}
 }
 

@@ -94,7 +94,7 @@ func (l *Log) open() (*parts, error) {
 	p := &parts{snaps: snaps, heard: newHeard()}
 	p.store = newGuard(files, filepath.Join(l.cfg.Dir, ballastFile), l.noteFull)
 	p.trans = &transport{heard: p.heard, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: stream{way}, MaxPool: 3, Timeout: rpcTimeout, Logger: logger, MsgpackUseNewTimeFormat: true,
+		Stream: stream{way}, MaxPool: keptConns, Timeout: rpcTimeout, Logger: logger, MsgpackUseNewTimeFormat: true,
 	})}
 	p.conf = raft.DefaultConfig()
 	p.conf.LocalID, p.conf.Logger = id, logger

@@ -1,9 +1,11 @@
 package consensus
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -38,6 +40,48 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		t.heard.note(id, args, resp)
 	}
 	return err
+}
+
+// RequestPreVote asks whether a vote would be given.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return freshly(func() error { return t.NetworkTransport.RequestPreVote(id, target, args, resp) })
+}
+
+// RequestVote asks for a vote.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return freshly(func() error { return t.NetworkTransport.RequestVote(id, target, args, resp) })
+}
+
+// TimeoutNow asks another to lead.
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return freshly(func() error { return t.NetworkTransport.TimeoutNow(id, target, args, resp) })
+}
+
+// keptConns is how many idle connections raft keeps to each server.
+const keptConns = 3
+
+// freshly makes a call again while the connection that it went over proves to
+// be dead. Those that are kept outlive the process at their other end, and each
+// of them would cost a round of an election: the other node would not even hear
+// of it. Asking twice for the same vote is harmless.
+func freshly(call func() error) error {
+	err := call()
+	for range keptConns {
+		if !hungUp(err) {
+			return err
+		}
+		err = call()
+	}
+	return err
+}
+
+// hungUp reports whether a connection had been closed by the other end.
+func hungUp(err error) bool {
+	var inner interface{ Cause() error } // msgpack's errors do not unwrap
+	if errors.As(err, &inner) && inner.Cause() != nil {
+		err = inner.Cause()
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed)
 }
 
 // AppendEntriesPipeline sends without waiting for each answer.

@@ -55,7 +55,7 @@ func (j *Job) check() error {
 // adopted is the row as it begins here: ended, or waiting without a lease.
 func (j *Job) adopted(reason string, now int64) *Job {
 	c := j.copy()
-	c.WorkflowID, c.Title, c.Reason = clip(c.WorkflowID, 200), clip(c.Title, 200), clip(c.Reason, maxFailure)
+	c.WorkflowID, c.Title, c.Reason = cluster.Clip(c.WorkflowID, 200), cluster.Clip(c.Title, 200), cluster.Clip(c.Reason, maxFailure)
 	c.Failure = c.Failure.clip()
 	c.NotBefore, c.Past, c.EndNumber = 0, nil, 0
 	began := c.Started != 0
@@ -76,7 +76,7 @@ func (j *Job) adopted(reason string, now int64) *Job {
 	c.State, c.Worker, c.Assigned, c.Started, c.GpuDone = Pending, "", 0, 0, 0
 	c.Ended, c.Hidden, c.Finished, c.History = 0, false, 0, ""
 	c.Failure, c.Outputs, c.Previewable, c.Preview = nil, 0, 0, nil
-	c.Reason = clip(reason, maxFailure)
+	c.Reason = cluster.Clip(reason, maxFailure)
 	return &c
 }
 

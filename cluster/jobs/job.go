@@ -90,20 +90,9 @@ func (f *Failure) clip() *Failure {
 		return nil
 	}
 	c := *f
-	c.Type, c.Message = clip(c.Type, 100), clip(c.Message, maxFailure)
-	c.NodeID, c.NodeType = clip(c.NodeID, 100), clip(c.NodeType, 100)
+	c.Type, c.Message = cluster.Clip(c.Type, 100), cluster.Clip(c.Message, maxFailure)
+	c.NodeID, c.NodeType = cluster.Clip(c.NodeID, 100), cluster.Clip(c.NodeType, 100)
 	return &c
-}
-
-// clip cuts s to n bytes at a rune's beginning.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && s[n]&0xC0 == 0x80 {
-		n--
-	}
-	return s[:n]
 }
 
 // Job is one row. Times are table milliseconds since 1970, 0 = not yet.

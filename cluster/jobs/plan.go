@@ -95,8 +95,8 @@ func (t *Table) submit(c *Submit, now int64) (func() any, []ID, error) {
 		a.number++
 		j := &Job{
 			ID: c.ID, Seq: t.seq, Order: int64(t.seq), Number: a.number, State: Pending, ClientID: c.ClientID,
-			BodyHash: c.BodyHash, Body: c.Body, Inputs: c.Inputs, Classes: c.Classes, WorkflowID: clip(c.WorkflowID, 200),
-			Title: clip(c.Title, 200), Priority: c.Priority, APINodes: c.APINodes, Secrets: c.Secrets, Created: now,
+			BodyHash: c.BodyHash, Body: c.Body, Inputs: c.Inputs, Classes: c.Classes, WorkflowID: cluster.Clip(c.WorkflowID, 200),
+			Title: cluster.Clip(c.Title, 200), Priority: c.Priority, APINodes: c.APINodes, Secrets: c.Secrets, Created: now,
 		}
 		t.insert(j)
 		if c.Front {
@@ -169,7 +169,7 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 	if !j.State.Active() {
 		return nil, nil, cluster.Errorf(cluster.Stale, "job %s is %s", j.ID, j.State)
 	}
-	reason := clip(c.Reason, maxFailure)
+	reason := cluster.Clip(c.Reason, maxFailure)
 	note := func(j *Job) {
 		j.Reason = reason
 		if !c.Strike {
@@ -190,7 +190,7 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 		case c.Strike && j.Strikes+1 >= MaxStrikes:
 			t.end(j, Failed, now, func(j *Job) {
 				note(j)
-				j.Failure = &Failure{Type: "worker_lost", Message: clip("Tried three times without a result. Last: "+reason, maxFailure)}
+				j.Failure = &Failure{Type: "worker_lost", Message: cluster.Clip("Tried three times without a result. Last: "+reason, maxFailure)}
 			})
 		case j.APINodes && j.Started > 0:
 			t.end(j, Failed, now, func(j *Job) {
@@ -213,7 +213,7 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 
 // notRetried is why a job that costs money elsewhere was not begun again.
 func notRetried(reason string) *Failure {
-	return &Failure{Type: "not_retried", Message: clip("Its worker was lost ("+reason+"). It uses paid API nodes, so it was not run again by itself.", maxFailure)}
+	return &Failure{Type: "not_retried", Message: cluster.Clip("Its worker was lost ("+reason+"). It uses paid API nodes, so it was not run again by itself.", maxFailure)}
 }
 
 func (t *Table) cancel(c *Cancel, now int64) (func() any, []ID, error) {
@@ -232,11 +232,11 @@ func (t *Table) cancel(c *Cancel, now int64) (func() any, []ID, error) {
 			if j.State == Pending || j.State == Held {
 				// ComfyUI keeps no history of what never ran.
 				t.end(j, Cancelled, now, func(j *Job) {
-					j.Hidden, j.Body, j.Inputs, j.Reason = true, nil, nil, clip(c.Reason, maxFailure)
+					j.Hidden, j.Body, j.Inputs, j.Reason = true, nil, nil, cluster.Clip(c.Reason, maxFailure)
 				})
 				continue
 			}
-			t.move(j, func(j *Job) { j.State, j.Reason = Cancelling, clip(c.Reason, maxFailure) })
+			t.move(j, func(j *Job) { j.State, j.Reason = Cancelling, cluster.Clip(c.Reason, maxFailure) })
 		}
 		return Touched{IDs: ids}
 	}, ids, nil
@@ -274,7 +274,7 @@ func (t *Table) hold(c *Hold) (func() any, []ID, error) {
 	return func() any {
 		t.move(j, func(j *Job) {
 			j.retire()
-			j.State, j.Reason = Held, clip(c.Reason, maxFailure)
+			j.State, j.Reason = Held, cluster.Clip(c.Reason, maxFailure)
 		})
 		return nil
 	}, []ID{j.ID}, nil

@@ -14,6 +14,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -41,7 +42,7 @@ type Proposals struct {
 	Replica Replica     // nil: nothing is awaited or checked (tests)
 	Lead    *Leadership // nil: this node leads or nobody does
 	Client  *Client
-	Actor   string // who these are made for, in the audit; "" = the node itself
+	Actor   string // who these are made for, in the audit; "" = whom the context names
 }
 
 var _ cluster.Proposer = Proposals{}
@@ -64,7 +65,7 @@ func (p Proposals) Propose(ctx context.Context, cmds ...cluster.Command) (cluste
 		if err != nil {
 			return cluster.Outcome{}, fmt.Errorf("make a command id: %w", err)
 		}
-		if raw[i], err = state.Encode(c, id.String(), p.Actor); err != nil {
+		if raw[i], err = state.Encode(c, id.String(), cmp.Or(p.Actor, cluster.Actor(ctx))); err != nil {
 			return cluster.Outcome{}, err
 		}
 	}
@@ -126,12 +127,12 @@ func ServeProposals(s *Server, log Log, admit cluster.Proposer) {
 			return entry{}, cluster.Errorf(cluster.Invalid, "nothing was proposed")
 		}
 		if len(in.Commands) == 1 {
-			_, cmd, err := state.Decode(in.Commands[0])
+			env, cmd, err := state.Decode(in.Commands[0])
 			if err != nil {
 				return entry{}, err
 			}
 			if sub, ok := cmd.(*jobs.Submit); ok {
-				out, err := admit.Propose(ctx, sub)
+				out, err := admit.Propose(cluster.ActedBy(ctx, env.Actor), sub)
 				if err != nil {
 					return entry{}, err
 				}

@@ -38,6 +38,7 @@ const (
 	verbSecrets  Verb = "work/secrets"
 	verbRegister Verb = "work/register"
 	verbEnter    Verb = "enter"
+	verbLeave    Verb = "leave"
 	verbTokens   Verb = "tokens"
 )
 
@@ -167,6 +168,13 @@ func (w Work) Enter(ctx context.Context, n state.Node) error {
 	})
 }
 
+// Leave takes this node out of the table for good.
+func (w Work) Leave(ctx context.Context) error {
+	return w.Lead.Do(ctx, func(ctx context.Context, leader cluster.NodeID, _ bool) error {
+		return w.Client.Call(ctx, leader, verbLeave, struct{}{}, nil)
+	})
+}
+
 // Table is what the leader reads to answer workers; state.Machine is one.
 type Table interface {
 	Jobs(f func(*jobs.Table))
@@ -271,6 +279,10 @@ func (c WorkConfig) serveEntries(s *Server) {
 			return nothing{}, cluster.Errorf(cluster.Forbidden, "a node enters itself only, and as what it is")
 		}
 		_, err := c.Propose.Propose(ctx, &state.PutNode{Node: in})
+		return nothing{}, err
+	})
+	Handle(s, verbLeave, Workers, func(ctx context.Context, who Who, _ struct{}) (nothing, error) {
+		_, err := c.Propose.Propose(cluster.ActedBy(ctx, who.Name), &state.LeaveNode{ID: who.Node})
 		return nothing{}, err
 	})
 	Handle(s, verbTokens, CoreOnly, func(ctx context.Context, _ Who, id jobs.ID) (t tokens, err error) {

@@ -33,6 +33,8 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 		if c.Undo {
 			what = fmt.Sprintf("enabled %s", c.Name)
 		}
+	case *jobs.Submit:
+		what = fmt.Sprintf("queued job %s", c.ID)
 	case *jobs.Cancel:
 		what = fmt.Sprintf("cancelled %d jobs", len(c.IDs))
 		if len(c.IDs) == 1 {

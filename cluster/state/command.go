@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"reflect"
+	"sync"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/files"
@@ -51,13 +52,14 @@ func (Noop) Kind() cluster.Kind { return KindNoop }
 // registry maps kinds to their Go types.
 type registry map[cluster.Kind]reflect.Type
 
-func newRegistry() registry {
+// known is the registry of this build.
+var known = sync.OnceValue(func() registry {
 	r := registry{}
 	for _, c := range Commands() {
 		r[c.Kind()] = reflect.TypeOf(c).Elem()
 	}
 	return r
-}
+})
 
 func (r registry) decode(e Envelope) (cluster.Command, error) {
 	t, ok := r[e.Kind]
@@ -96,7 +98,7 @@ func Decode(raw []byte) (Envelope, cluster.Command, error) {
 	if err := cluster.Unmarshal(raw, &env); err != nil {
 		return env, nil, cluster.Errorf(cluster.Invalid, "the command cannot be read")
 	}
-	cmd, err := newRegistry().decode(env)
+	cmd, err := known().decode(env)
 	if err != nil {
 		return env, nil, cluster.Errorf(cluster.Invalid, "%v", err)
 	}

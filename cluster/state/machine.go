@@ -48,7 +48,7 @@ type Machine struct {
 
 // New returns an empty machine.
 func New(log *slog.Logger) *Machine {
-	m := &Machine{kinds: newRegistry(), log: log.With("component", "state"), watchers: map[*Watcher]struct{}{}}
+	m := &Machine{kinds: known(), log: log.With("component", "state"), watchers: map[*Watcher]struct{}{}}
 	m.clear()
 	return m
 }

@@ -116,7 +116,7 @@ func (s *Settings) plan(cmd cluster.Command, now int64, actor string) (func() an
 				s.Pauses = slices.Delete(slices.Clone(s.Pauses), at, at+1)
 				return nil
 			}
-			p := Pause{Scope: c.Scope, At: now, Actor: actor, Why: c.Why[:min(len(c.Why), maxWhy)]}
+			p := Pause{Scope: c.Scope, At: now, Actor: actor, Why: cluster.Clip(c.Why, maxWhy)}
 			if paused {
 				s.Pauses = slices.Clone(s.Pauses)
 				s.Pauses[at] = p

@@ -40,7 +40,7 @@ func (a admitter) Propose(ctx context.Context, cmds ...cluster.Command) (cluster
 // reserve sets aside the claim that shall get the job. It finds none unless
 // this node leads, the job is new, and no job that waits could go to that claim.
 func (s *Steward) reserve(c *jobs.Submit) (grant, bool) {
-	if !s.leads() {
+	if !s.leads() || !s.waited() {
 		return grant{}, false
 	}
 	rules := s.rules()
@@ -61,6 +61,13 @@ func (s *Steward) reserve(c *jobs.Submit) (grant, bool) {
 	}
 	g.claim.inFlight = true
 	return g, true
+}
+
+// waited reports whether any worker waits for work.
+func (s *Steward) waited() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.claims) > 0
 }
 
 // admit commits the job with its assignment. The answer is the Submit's own:
