@@ -136,6 +136,9 @@ func (c *Client) do(req *http.Request, node cluster.NodeID, v Verb) (*http.Respo
 	}
 	if theirs := readLineage(r.Header); refused.Why.Code == cluster.Stale && theirs.Cluster == c.gate.cfg.Lineage().Cluster && theirs.Generation.Compare(c.gate.cfg.Lineage().Generation) > 0 {
 		c.gate.cfg.Later(node, theirs)
+		if c.gate.cfg.Lineage() == theirs { // a node without a log is of it at once
+			refused.Why = cluster.Errorf(cluster.Unavailable, "this node has just followed the workshop to generation %s; try again", theirs.Generation)
+		}
 	}
 	return nil, refused
 }
