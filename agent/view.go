@@ -230,19 +230,21 @@ func (v *view) workers(all []heardOf) []ui.Worker {
 			live = append(live, w)
 		}
 	}
-	v.swarm.core.machine.Models(func(t *models.Table) {
-		for _, w := range t.Workers() {
-			i := slices.IndexFunc(live, func(l ui.Worker) bool { return l.ID == w.ID })
-			switch {
-			case i < 0 && left(w.Node):
-				continue
-			case i < 0:
-				live = append(live, ui.Worker{ID: w.ID, Node: v.name(w.Node), State: workerGone, Since: w.Changed, Percent: -1, Detail: "known from before"})
-				i = len(live) - 1
-			}
-			live[i].ComfyUI, live[i].Device, live[i].VRAM = cmp.Or(live[i].ComfyUI, w.Version), cmp.Or(live[i].Device, w.Device), cmp.Or(live[i].VRAM, w.VRAM)
+	// The names are looked up outside: asked for the table again while it is being
+	// read, this would wait behind an entry that waits for this.
+	var known []models.Worker
+	v.swarm.core.machine.Models(func(t *models.Table) { known = t.Workers() })
+	for _, w := range known {
+		i := slices.IndexFunc(live, func(l ui.Worker) bool { return l.ID == w.ID })
+		switch {
+		case i < 0 && left(w.Node):
+			continue
+		case i < 0:
+			live = append(live, ui.Worker{ID: w.ID, Node: v.name(w.Node), State: workerGone, Since: w.Changed, Percent: -1, Detail: "known from before"})
+			i = len(live) - 1
 		}
-	})
+		live[i].ComfyUI, live[i].Device, live[i].VRAM = cmp.Or(live[i].ComfyUI, w.Version), cmp.Or(live[i].Device, w.Device), cmp.Or(live[i].VRAM, w.VRAM)
+	}
 	slices.SortFunc(live, func(a, b ui.Worker) int { return cmp.Compare(a.ID, b.ID) })
 	return live
 }

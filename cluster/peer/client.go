@@ -43,6 +43,9 @@ func NewClient(g *Gate) *Client {
 			if err != nil {
 				return nil, fmt.Errorf("dial %q: %w", addr, err)
 			}
+			// A machine that is gone does not even refuse.
+			ctx, cancel := context.WithTimeout(ctx, helloWithin)
+			defer cancel()
 			return g.cfg.Dial(ctx, cluster.NodeID(node), cluster.PortSite)
 		},
 		MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute, DisableCompression: true,
@@ -137,11 +140,15 @@ func (c *Client) do(req *http.Request, node cluster.NodeID, v Verb) (*http.Respo
 	if theirs := readLineage(r.Header); refused.Why.Code == cluster.Stale && theirs.Cluster == c.gate.cfg.Lineage().Cluster && theirs.Generation.Compare(c.gate.cfg.Lineage().Generation) > 0 {
 		c.gate.cfg.Later(node, theirs)
 		if c.gate.cfg.Lineage() == theirs { // a node without a log is of it at once
-			refused.Why = cluster.Errorf(cluster.Unavailable, "this node has just followed the workshop to generation %s; try again", theirs.Generation)
+			return nil, errFollowed
 		}
 	}
 	return nil, refused
 }
+
+// errFollowed is what a call gets in which this node learned of a later
+// generation and took it up: the next one goes well.
+var errFollowed error = cluster.Errorf(cluster.Unavailable, "this node has just followed the workshop to its later generation; try again")
 
 // broken is a connection that could not be made or did not last.
 func broken(ctx context.Context, node cluster.NodeID, err error) error {

@@ -90,21 +90,20 @@ func (p Proposals) commit(ctx context.Context, raw [][]byte, out *entry) error {
 	if p.Lead == nil {
 		return here(ctx)
 	}
-	return p.Lead.Do(ctx, func(ctx context.Context, leader cluster.NodeID, self bool) error {
-		if self {
+	forwarded := false
+	err := p.Lead.Do(ctx, func(ctx context.Context, leader cluster.NodeID, self bool) error {
+		if forwarded = !self; self {
 			return here(ctx)
 		}
-		if err := p.Client.Call(ctx, leader, verbPropose, proposal{Commands: raw}, out); err != nil {
-			return err
-		}
-		if p.Replica == nil {
-			return nil
-		}
-		if err := p.Replica.Await(ctx, out.Index); err != nil {
-			return cluster.Errorf(cluster.Internal, "the change was made, but this node has not caught up with it: %v", err)
-		}
-		return nil
+		return p.Client.Call(ctx, leader, verbPropose, proposal{Commands: raw}, out)
 	})
+	if err != nil || !forwarded || p.Replica == nil {
+		return err
+	}
+	if err := p.Replica.Await(ctx, out.Index); err != nil {
+		return cluster.Errorf(cluster.Internal, "the change was made, but this node has not caught up with it: %v", err)
+	}
+	return nil
 }
 
 const verbPropose Verb = "propose"

@@ -78,7 +78,11 @@ type Work struct {
 
 // at calls the leader's steward: here for the one of this node, else over the wire.
 func (w Work) at(ctx context.Context, v Verb, in, out any, here func(ctx context.Context) error) error {
-	return w.Lead.Do(ctx, func(ctx context.Context, leader cluster.NodeID, self bool) error {
+	within := answerWithin
+	if v == verbClaim {
+		within += pollFor // it has no answer for long when there is no job
+	}
+	return w.Lead.doWithin(ctx, within, func(ctx context.Context, leader cluster.NodeID, self bool) error {
 		if self && w.Local != nil {
 			return here(ctx)
 		}
