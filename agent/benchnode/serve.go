@@ -23,7 +23,7 @@ const (
 	opEnqueue  = 2
 	opReserve  = 3
 	opComplete = 4
-	opList     = 6
+	opList     = 5
 
 	stOK          = 0
 	stEmpty       = 1

@@ -58,9 +58,9 @@ func testLab(t *testing.T) *lab {
 	return l
 }
 
-func startFake(t *testing.T, l *lab, command string, chain bool) Queue {
+func startFake(t *testing.T, l *lab, command string) Queue {
 	t.Helper()
-	q, err := newOurs(t.Context(), Setup{Lab: l, Clients: 4, Conns: 2, Ours: command, Profile: "site"}, chain)
+	q, err := newOurs(t.Context(), Setup{Lab: l, Clients: 4, Conns: 2, Ours: command, Profile: "site"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,44 +69,40 @@ func startFake(t *testing.T, l *lab, command string, chain bool) Queue {
 }
 
 func TestOursSpeaksTheProtocol(t *testing.T) {
-	for _, chain := range []bool{false, true} {
-		t.Run(fmt.Sprintf("chain=%v", chain), func(t *testing.T) {
-			q := startFake(t, testLab(t), fakeCommand(t), chain)
-			c := newCell(q, "", 4, 64<<10)
-			var ids []ID
-			for range 250 { // more than one page of LIST
-				id, body := c.job(0)
-				for range 2 { // the second time adds nothing
-					if err := q.Enqueue(t.Context(), 0, id, body); err != nil {
-						t.Fatal(err)
-					}
-				}
-				ids = append(ids, id)
+	q := startFake(t, testLab(t), fakeCommand(t))
+	c := newCell(q, "", 4, 64<<10)
+	var ids []ID
+	for range 250 { // more than one page of LIST
+		id, body := c.job(0)
+		for range 2 { // the second time adds nothing
+			if err := q.Enqueue(t.Context(), 0, id, body); err != nil {
+				t.Fatal(err)
 			}
-			held, err := q.Held(t.Context())
-			if err != nil || !slices.Equal(held, ids) {
-				t.Fatalf("held %d of %d jobs, %v", len(held), len(ids), err)
-			}
-			done := 0
-			for i := 0; ; i++ {
-				ok, err := q.ReserveComplete(t.Context(), 1)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !ok {
-					break
-				}
-				done++
-			}
-			if held, err = q.Held(t.Context()); err != nil || done != len(ids) || len(held) != 0 {
-				t.Errorf("%d completed, %d still held, %v", done, len(held), err)
-			}
-		})
+		}
+		ids = append(ids, id)
+	}
+	held, err := q.Held(t.Context())
+	if err != nil || !slices.Equal(held, ids) {
+		t.Fatalf("held %d of %d jobs, %v", len(held), len(ids), err)
+	}
+	done := 0
+	for i := 0; ; i++ {
+		ok, err := q.ReserveComplete(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		done++
+	}
+	if held, err = q.Held(t.Context()); err != nil || done != len(ids) || len(held) != 0 {
+		t.Errorf("%d completed, %d still held, %v", done, len(held), err)
 	}
 }
 
 func TestTakeWaitsForTheJob(t *testing.T) {
-	q := startFake(t, testLab(t), fakeCommand(t), false)
+	q := startFake(t, testLab(t), fakeCommand(t))
 	f, err := newCell(q, "", 2, 1024).dispatch(t.Context(), 3)
 	if err != nil || f.n != 3 || f.p50 <= 0 {
 		t.Errorf("%+v, %v", f, err)
@@ -116,7 +112,7 @@ func TestTakeWaitsForTheJob(t *testing.T) {
 func TestLeaderKillIsCountedAndLostJobsAreSeen(t *testing.T) {
 	for _, bug := range []string{"", "forget"} {
 		t.Run("bug="+bug, func(t *testing.T) {
-			q := startFake(t, testLab(t), fakeCommand(t)+" --bug="+bug, false)
+			q := startFake(t, testLab(t), fakeCommand(t)+" --bug="+bug)
 			k, err := newCell(q, "", killWriters, 1024).kill(t.Context(), 500*time.Millisecond)
 			if err != nil {
 				t.Fatal(err)
@@ -134,14 +130,13 @@ func TestLeaderKillIsCountedAndLostJobsAreSeen(t *testing.T) {
 func TestWholeRunWithTheFake(t *testing.T) {
 	var out bytes.Buffer
 	dir := t.TempDir()
-	err := run([]string{"--quick", "--ours", fakeCommand(t), "--systems", "ours,ours-chain", "--dir", dir, "--seconds", "0.1", "--clients", "1,4", "--dispatch", "3", "--kills", "1", "--kill-seconds", "0.3"}, &out)
+	err := run([]string{"--quick", "--ours", fakeCommand(t), "--systems", "ours", "--dir", dir, "--seconds", "0.1", "--clients", "1,4", "--dispatch", "3", "--kills", "1", "--kill-seconds", "0.3"}, &out)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	for _, want := range []string{
 		`(?m)^cell round=1 system=ours body=1024 clients=1 dispatch_p50_ms=\d.* n=3$`,
 		`(?m)^bench system=ours body=1024 clients=4 enq_per_s=\d+ p50_ms=\S+ p99_ms=\S+ flushes_per_job=\S+ cpu_us_per_job=\S+ client_cpu_us_per_job=\S+ foreign_cores=\S+ rounds=1$`,
-		`(?m)^bench system=ours-chain body=1024 clients=1 rc_per_s=\d+ `,
 		`(?m)^kill system=ours-wan runs=1 .* lost=0 twice=0$`,
 		`(?m)^kill system=ours-site runs=1 .* lost=0 twice=0$`,
 	} {
@@ -203,7 +198,7 @@ func processesNaming(t *testing.T, dir, word string) (found []string) {
 func TestStartThatFailsSaysWhatTheServerSaid(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	_, err := newOurs(ctx, Setup{Lab: testLab(t), Clients: 1, Conns: 1, Ours: fakeCommand(t), Profile: "moon"}, false)
+	_, err := newOurs(ctx, Setup{Lab: testLab(t), Clients: 1, Conns: 1, Ours: fakeCommand(t), Profile: "moon"})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `profile "moon"`) {
 		t.Errorf("got %v", err)
 	}

@@ -167,11 +167,6 @@ func (f *fakeNode) handle(op byte, p []byte) (byte, []byte) {
 		return f.reserve(time.Duration(binary.BigEndian.Uint32(p[4:])) * time.Millisecond)
 	case opComplete:
 		return f.complete(p), nil
-	case opCompleteReserve:
-		if st := f.complete(p[4:]); st != stOK {
-			return st, nil
-		}
-		return f.reserve(0)
 	case opList:
 		return f.list(p)
 	}

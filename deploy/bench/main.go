@@ -51,7 +51,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(out)
 	fs.Usage = func() { fmt.Fprint(out, help); fs.PrintDefaults() }
-	fs.StringVar(&names, "systems", "nats-r3,etcd,redis,ours,ours-chain", "systems, in the order of their turns")
+	fs.StringVar(&names, "systems", "nats-r3,etcd,redis,ours", "systems, in the order of their turns")
 	fs.StringVar(&bodies, "bodies", "1024,65536", "body sizes in bytes")
 	fs.StringVar(&clients, "clients", "1,16,64", "numbers of clients")
 	fs.Float64Var(&o.seconds, "seconds", 1.5, "length of one phase")
@@ -239,7 +239,7 @@ func (b *bench) cells(ctx context.Context) {
 
 func (b *bench) cell(ctx context.Context, round, body, clients int, name string) error {
 	// The dispatch phase comes first: it needs an empty queue.
-	idle := b.o.dispatch > 0 && body == b.o.bodies[0] && clients == b.o.clients[0] && name != "ours-chain"
+	idle := b.o.dispatch > 0 && body == b.o.bodies[0] && clients == b.o.clients[0]
 	q, err := b.start(ctx, name, Setup{Clients: clients + 1, Conns: b.conns(clients, idle)})
 	if err != nil {
 		return err

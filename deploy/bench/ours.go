@@ -16,9 +16,7 @@ import (
 type oursQueue struct {
 	kids  []*child
 	addrs []string
-	slots []slot   // one for each connection that the clients share
-	chain bool     // complete and reserve the next in one request
-	held  []*lease // of each client, with chain
+	slots []slot // one for each connection that the clients share
 
 	mu     sync.Mutex
 	leader int // index, -1 = to be found
@@ -35,11 +33,10 @@ type lease struct {
 	id    string
 }
 
-func startOurs(ctx context.Context, s Setup) (Queue, error)      { return newOurs(ctx, s, false) }
-func startOursChain(ctx context.Context, s Setup) (Queue, error) { return newOurs(ctx, s, true) }
+func startOurs(ctx context.Context, s Setup) (Queue, error) { return newOurs(ctx, s) }
 
-func newOurs(ctx context.Context, s Setup, chain bool) (Queue, error) {
-	q := &oursQueue{chain: chain, leader: -1, slots: make([]slot, s.Conns), held: make([]*lease, s.Clients)}
+func newOurs(ctx context.Context, s Setup) (Queue, error) {
+	q := &oursQueue{leader: -1, slots: make([]slot, s.Conns)}
 	if err := q.start(ctx, s); err != nil {
 		err = explain(err, q.kids)
 		q.Close()
@@ -211,30 +208,11 @@ func (q *oursQueue) complete(ctx context.Context, client int, l *lease) error {
 }
 
 func (q *oursQueue) ReserveComplete(ctx context.Context, client int) (bool, error) {
-	if q.chain {
-		return q.completeReserve(ctx, client)
-	}
 	l, err := q.reserve(ctx, client, 0)
 	if l == nil || err != nil {
 		return false, err
 	}
 	return true, q.complete(ctx, client, l)
-}
-
-func (q *oursQueue) completeReserve(ctx context.Context, client int) (ok bool, err error) {
-	l := q.held[client]
-	q.held[client] = nil
-	if l == nil {
-		if l, err = q.reserve(ctx, client, 0); l == nil || err != nil {
-			return false, err
-		}
-	}
-	var p [12]byte
-	binary.BigEndian.PutUint32(p[:], uint32(client))
-	binary.BigEndian.PutUint64(p[4:], l.token)
-	a, err := q.call(ctx, client, opCompleteReserve, p[:], wireString(l.id))
-	q.held[client], err = leaseOf(a, err)
-	return err == nil, err
 }
 
 func (q *oursQueue) Take(ctx context.Context, client int) (ID, func(context.Context) error, error) {

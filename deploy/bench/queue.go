@@ -55,7 +55,6 @@ func systems() []system {
 		{"etcd", startEtcd},
 		{"redis", startRedis},
 		{"ours", startOurs},
-		{"ours-chain", startOursChain},
 	}
 }
 

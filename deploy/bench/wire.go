@@ -49,8 +49,7 @@ each. A "string" is u8 length and that many bytes.
 	2 ENQUEUE            string id, body (the rest)      -
 	3 RESERVE            u32 worker, u32 wait_ms         u64 token, string id, body (the rest)
 	4 COMPLETE           u64 token, string id            -
-	5 COMPLETE_RESERVE   u32 worker, u64 token, string   as RESERVE
-	6 LIST               string after                    u8 more, then strings
+	5 LIST               string after                    u8 more, then strings
 
 	status               meaning                                       payload
 	0 OK
@@ -75,8 +74,6 @@ each. A "string" is u8 length and that many bytes.
     a job comes (which may be assigned in the entry that enqueues it) or the time
     is over. A closed connection withdraws what is held on it.
   - COMPLETE: OK when that the job is done is durable; the job is then forgotten.
-  - COMPLETE_RESERVE: COMPLETE, then RESERVE with wait_ms 0, in one entry. EMPTY means
-    completed, and nothing waits. STALE means that neither was done.
   - LIST: up to 4,096 ids above after (empty: from the start) in byte order, waiting
     and reserved alike; more is 1 if there are others. Read on the leader behind
     everything it acknowledged.
@@ -85,17 +82,14 @@ All ops but STATUS answer NOT_LEADER on a node that does not lead. The bench the
 and when a connection breaks, asks STATUS of all nodes every 10 ms until one is
 ready, and sends the same ENQUEUE again.
 
-The figure "ours" uses RESERVE and COMPLETE as two requests, one after the other,
-as for every system. "ours-chain" uses COMPLETE_RESERVE: half the entries, and not the
-same work, so it has a name of its own.
+RESERVE and COMPLETE are two requests, one after the other, as for every system.
 */
 const (
-	opStatus          = 1
-	opEnqueue         = 2
-	opReserve         = 3
-	opComplete        = 4
-	opCompleteReserve = 5
-	opList            = 6
+	opStatus   = 1
+	opEnqueue  = 2
+	opReserve  = 3
+	opComplete = 4
+	opList     = 5
 
 	stOK          = 0
 	stEmpty       = 1
