@@ -48,7 +48,7 @@ func openNetwork(ctx context.Context, cfg *Config, login func(url string)) (tail
 	}
 	return tailnet.Tailnet(ctx, tailnet.TailnetConfig{
 		Dir: filepath.Join(cfg.StateDir, "tailnet"), Hostname: name, AuthKey: string(cfg.AuthKey), ClientSecret: string(cfg.ClientSecret),
-		Tags: []string{cfg.tag()}, Ephemeral: !cfg.Core(), ControlURL: cfg.ControlURL, Logger: cfg.Logger, Approve: login,
+		Tags: []string{cfg.tag()}, Ephemeral: !cfg.Core(), ControlURL: cfg.ControlURL, APIURL: cfg.TailnetAPI, Logger: cfg.Logger, Approve: login,
 	})
 }
 

@@ -152,7 +152,10 @@ func (a *api) mint(r *http.Request) (Invitation, error) {
 		return Invitation{}, cluster.Errorf(cluster.Invalid, "--ttl takes a duration such as 24h")
 	}
 	cfg := &a.agent.cfg
-	const run = "comfyume-agent --roles=gpu --comfyui-url=http://127.0.0.1:8188"
+	run := "comfyume-agent --roles=gpu --comfyui-url=http://127.0.0.1:8188"
+	if cfg.ControlURL != "" {
+		run += " --control-url=" + cfg.ControlURL
+	}
 	switch {
 	case cfg.Dev:
 		return Invitation{}, cluster.Errorf(cluster.Conflict, "this workshop was started with --dev and has no other nodes: start it with --network=loopback or on a tailnet")
