@@ -56,7 +56,7 @@ func TestWholePathOverTheTailnet(t *testing.T) {
 
 	until(t, "the worker of b to wait for jobs", func() bool {
 		v := a.view()
-		return len(v.Workers) == 1 && v.Workers[0].State == "idle"
+		return v.Head.Ready && len(v.Workers) == 1 && v.Workers[0].State == "idle"
 	})
 	id := a.queue(user1, square(0x0080ff))
 	img, err := png.Decode(bytes.NewReader(a.picture(user1, id)))
