@@ -272,6 +272,7 @@ func (m *membership) agree(ctx context.Context, s consensus.Status) error {
 		if _, err := m.propose.Propose(ctx, &state.SetLevel{Level: lowest}); err != nil {
 			return err
 		}
+		return m.raised(ctx)
 	}
 	if c, due := m.machine.Due(); due {
 		_, err := m.propose.Propose(ctx, &c)

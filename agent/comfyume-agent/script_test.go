@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -35,6 +36,7 @@ func TestScripts(t *testing.T) {
 			"up":    up,
 			"code":  code,
 			"until": until,
+			"newer": newer,
 		},
 	})
 }
@@ -61,6 +63,19 @@ func setup(e *testscript.Env) error {
 	e.Setenv("COMFYUME_FRONTEND_WHEEL", wheel)
 	e.Setenv("COMFYUME_FRONTEND_SHA256", hex.EncodeToString(sum[:]))
 	return os.WriteFile(wheel, buf.Bytes(), 0o600)
+}
+
+// newer builds the agent of the next level, with one command more, and puts its
+// path into $NEWER.
+func newer(ts *testscript.TestScript, _ bool, _ []string) {
+	bin := filepath.Join(ts.Getenv("WORK"), "comfyume-newer")
+	cmd := exec.Command("go", "build", "-tags", "comfyume_nextlevel", "-ldflags", "-X main.version=9.9-next", "-o", bin, ".") //nolint:gosec // our own package
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		ts.Fatalf("build the next level: %v\n%s", err, out)
+	}
+	ts.Setenv("NEWER", bin)
 }
 
 // taken listens on a free port until the script ends and puts HOST:PORT into
