@@ -2,6 +2,7 @@
 # make run       builds it and starts a whole workshop on this machine
 # make test      vet, format and every test (race detector where a C compiler is)
 # make bench     the figures of the README, one line each
+# make bench-queue   our queue beside NATS JetStream, etcd and Redis, about 15 min; QUEUE_ARGS="--rounds 5"
 # make lint      the linters (installed into .cache at pinned versions)
 # make dist      static binaries for three platforms, with checksums
 # make conformance COMFYUI_URL=http://127.0.0.1:8188   the same workflows through a real ComfyUI
@@ -19,7 +20,7 @@ RUN_ARGS    ?=
 
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
-.PHONY: all run test bench lint dist conformance wheels browser-wheels clean
+.PHONY: all run test bench bench-queue lint dist conformance wheels browser-wheels clean
 all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
@@ -48,6 +49,13 @@ test: all browser-wheels
 bench: all
 	@COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestBench' -v ./agent/doortest | grep -E '^[a-z0-9_]+ [a-z_0-9]+=' 
 	@$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./roles/... | grep -E '^Benchmark'
+
+bench: bench-queue
+bench-queue:
+	@mkdir -p bin $(CACHE)
+	@$(BUILD) -o bin/benchnode ./agent/benchnode
+	@cd deploy/bench && $(BUILD) -o $(CURDIR)/bin/queuebench .
+	@bin/queuebench --ours $(CURDIR)/bin/benchnode --dir $(CACHE) $(QUEUE_ARGS) | grep -E '^(env|bench|kill|ratio) '
 
 conformance: all
 	@test -n "$(COMFYUI_URL)" || { echo "name the ComfyUI: make conformance COMFYUI_URL=http://127.0.0.1:8188"; exit 2; }

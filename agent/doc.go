@@ -5,21 +5,27 @@
 // is slow or dead never ends it. It refuses to hold any logic of a role.
 //
 // Read in this order: settings.go values.go config.go (what can be set),
-// agent.go roles.go stop.go (the wiring), accounts.go names.go (who may sign
-// in), health.go checks.go (what ready means), site.go api.go words.go (what
-// others may ask), view.go live.go metrics.go (what is shown).
+// agent.go roles.go stop.go (the wiring), network.go swarm.go (the other
+// nodes), core.go forming.go membership.go (a node that holds the table) or
+// guest.go guestview.go (one that only runs jobs), accounts.go names.go (who
+// may sign in), health.go checks.go (what ready means), site.go api.go steer.go
+// do.go (what people may ask), report.go view.go nodes.go rows.go attention.go
+// live.go metrics.go (what is shown).
 //
 //	browser --> door (gateway) --+            +-- site <-- dashboard, CLI
 //	              |  ^           |            |
 //	              |  |events     v            v
-//	              |  +------ peer.Events   view, api
+//	              |  +------ peer.Links   view, api
 //	              v              ^            |
 //	        peer.Proposals       |            |
-//	              |              |            |
-//	              v              |            v
-//	        consensus.Log --> state.Machine (tables) <-- reads of everyone
-//	                             |
+//	         |         |         |            |
+//	 to the leader     v         |            v
+//	  elsewhere   consensus.Log --> state.Machine (tables) <-- reads of everyone
+//	         |                   |
+//	         v                   |
 //	    queue.Steward --claim--> gpu.Worker --HTTP, WebSocket--> ComfyUI / sketch
-//	              (policy)       |
-//	                             +--> blob.Dir <-- gateway
+//	              (policy)       |   (on any node: peer.Work)
+//	                             +--> peer.Depot, peer.Mirror: blobs at gateways
+//
+// swarm.go draws how a node's streams reach the others.
 package agent
