@@ -18,6 +18,8 @@ import (
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/cluster/tailnet"
+	"github.com/ahelme/comfyume/roles/gateway/certificate"
+	"github.com/ahelme/comfyume/roles/gateway/signin"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -33,10 +35,14 @@ type Agent struct {
 	accounts *accounts // nil without the role gateway
 	health   *health
 	site     *site
-	door     net.Listener // nil without the role gateway
+	sign     *signin.SignIn // nil on a node that holds no table
+	door     net.Listener   // nil without the role gateway
 	roles    *roles
 	leave    chan struct{} // closed when the node has left the workshop for good
 	used     atomic.Int64  // per cent of the disk, -1 = unknown
+
+	certificate *certificate.File // nil: the door speaks plain HTTP
+	plain       net.Listener      // from where browsers are sent to the door; nil: nowhere
 }
 
 // New builds the node and starts its parts, one after the other. What it
@@ -115,6 +121,9 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := newMetrics(registry, source, a.health, func() int { return int(a.used.Load()) }); err != nil {
 		return nil, fmt.Errorf("register the metrics: %w", err)
 	}
+	if err := a.doorMetrics(registry); err != nil {
+		return nil, fmt.Errorf("register the metrics of the door: %w", err)
+	}
 	a.roles.open(dashboard, a.health)
 	a.site.open(routes(a.api(source), dashboard, registry), a.health)
 	return a, nil
@@ -174,7 +183,7 @@ func (a *Agent) source() ui.Source {
 	if a.swarm.core == nil {
 		return &guestView{swarm: a.swarm}
 	}
-	return &view{swarm: a.swarm, now: time.Now, retry: a.retry}
+	return &view{swarm: a.swarm, now: time.Now, retry: a.retry, link: a.signInLink}
 }
 
 // people is what the node's address on the network shows to a person: the
@@ -213,7 +222,7 @@ func (a *Agent) report() report {
 		}
 	}
 	if g := a.roles.gateway.Load(); g != nil {
-		r.Sockets, r.Troubles, r.Lacks = g.Sockets(), a.roles.troubles(), a.roles.lacks(a.swarm)
+		r.Sockets, r.Troubles, r.Lacks, r.Door = g.Sockets(), a.roles.troubles(), a.roles.lacks(a.swarm), a.doorURL()
 	}
 	return r
 }

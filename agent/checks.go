@@ -25,6 +25,9 @@ func (a *Agent) checks() []check {
 	if a.cfg.Has(cluster.Gateway) {
 		out = append(out, checkFrontend(a.roles.verifyFrontend), checkAccounts(s.core.machine.People, a.accounts.prepared))
 	}
+	if a.certificate != nil {
+		out = append(out, checkCertificate(a.certificate), checkRenewal(a.certificate))
+	}
 	out = append(out, checkDisk(a.measureDisk, a.cfg.StateDir))
 	switch {
 	case a.cfg.Has(cluster.GPU):

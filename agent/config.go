@@ -55,11 +55,15 @@ type Config struct {
 	// with the agent.
 	Joined tailnet.Network
 
-	SiteListen    string // host:port, port 0 takes a free one; "" = 127.0.0.1:7180 or the next free one
-	SiteFixed     bool   // SiteListen was chosen by somebody: a taken port is an error
-	GatewayListen string // host:port, port 0 takes a free one
-	MaxQueueDepth uint64 // waiting jobs; 0 = no limit
-	MaxBody       int64  // bytes; 0 = the gateway's own
+	SiteListen     string // host:port, port 0 takes a free one; "" = 127.0.0.1:7180 or the next free one
+	SiteFixed      bool   // SiteListen was chosen by somebody: a taken port is an error
+	GatewayListen  string // host:port, port 0 takes a free one
+	Domain         string // name under which browsers reach the door, "" = not known
+	TLSCert        string // PEM files, "" = plain HTTP
+	TLSKey         string
+	RedirectListen string // host:port, "off", or "" = :80 beside a door with a certificate on 443
+	MaxQueueDepth  uint64 // waiting jobs; 0 = no limit
+	MaxBody        int64  // bytes; 0 = the gateway's own
 
 	Users         int    // accounts made when none are given
 	UserPrefix    string //
@@ -72,8 +76,9 @@ type Config struct {
 	FrontendWheel   string // local file, "" = from the index
 	WheelDir        string // folder with wheels, "" = none
 	FrontendSHA256  string
-	PackageIndex    string // "" = the public one
-	Templates       string // folder, "" = our own few
+	PackageIndex    string   // "" = the public one
+	NodeWeb         []string // packs of custom nodes whose scripts pages get
+	Templates       string   // folder, "" = our own few
 	DefaultTemplate string
 
 	ComfyUIURLs []string // none with Dev: sketch
@@ -97,13 +102,14 @@ func (v *Values) Config() (Config, error) {
 	c := Config{
 		Dev: must(parseSwitch(v.text("dev"))), StateDir: absolute(v.text("state-dir")), Hostname: v.text("hostname"),
 		Grace: must(parseDuration(v.text("grace"))), SiteListen: v.text("site-listen"), SiteFixed: v.given("site-listen"),
+		Domain: strings.ToLower(v.text("domain")), TLSCert: absolute(v.text("tls-cert")), TLSKey: absolute(v.text("tls-key")), RedirectListen: v.text("redirect-listen"),
 		GatewayListen: v.text("gateway-listen"), MaxQueueDepth: must(parseNumber(v.text("max-queue-depth"))),
 		MaxBody: must(parseSize(v.text("max-body"))), Users: int(must(parseNumber(v.text("num-users")))),
 		UserPrefix: v.text("user-prefix"), HTPasswd: absolute(v.text("htpasswd")), AdminUsername: v.text("admin-username"),
 		AdminPassword: Secret(v.text("admin-password")), FrontendVersion: v.text("frontend-version"),
 		FrontendWheel: absolute(v.text("frontend-wheel")), WheelDir: absolute(v.text("wheel-dir")), FrontendSHA256: strings.ToLower(v.text("frontend-sha256")),
 		PackageIndex: v.text("package-index"), Templates: absolute(v.text("templates")), DefaultTemplate: v.text("default-template"),
-		ComfyUIURLs: parseList(v.text("comfyui-url")), LogFormat: v.text("log-format"),
+		ComfyUIURLs: parseList(v.text("comfyui-url")), NodeWeb: parseList(v.text("node-web")), LogFormat: v.text("log-format"),
 		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
 		AuthKey: Secret(v.text("ts-authkey")), ClientSecret: Secret(v.text("ts-client-secret")),
@@ -156,7 +162,7 @@ func (c *Config) Validate() error {
 		return bad("the role backup is not in this version yet: leave it out of --roles")
 	case len(c.Roles) == 0:
 		return bad("say what this node does, e.g. --roles=gateway,queue,gpu, or use --dev for a whole workshop on this machine")
-	case c.Dev && !(c.Has(cluster.Queue) && c.Has(cluster.Gateway)):
+	case c.Dev && (!c.Has(cluster.Queue) || !c.Has(cluster.Gateway)):
 		return bad("--dev --roles=%s: a workshop on one machine alone needs the roles queue and gateway", joinRoles(c.Roles))
 	case c.Form && !c.Has(cluster.Queue):
 		return bad("--form --roles=%s: only a node with the role queue can form a workshop", joinRoles(c.Roles))
@@ -191,6 +197,25 @@ func (c *Config) Validate() error {
 		}
 		if p, err := url.Parse(u); err != nil || p.Host == "" || p.Scheme != "http" && p.Scheme != "https" {
 			return bad("--comfyui-url=%s: use an address such as http://127.0.0.1:8188", u)
+		}
+	}
+	return c.validateDoor()
+}
+
+func (c *Config) validateDoor() error {
+	name, err := url.Parse("https://" + c.Domain)
+	switch {
+	case c.Domain != "" && (err != nil || name.Hostname() != c.Domain || strings.ContainsAny(c.Domain, "@:*[")):
+		return cluster.Errorf(cluster.Invalid, "--domain=%s: use a host name alone, e.g. comfy.example.net", c.Domain)
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return cluster.Errorf(cluster.Invalid, "--tls-cert and --tls-key belong together: give both (SSL_CERT_PATH and SSL_KEY_PATH), or neither")
+	}
+	if addr := c.RedirectListen; addr != "" && addr != redirectOff {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return cluster.Errorf(cluster.Invalid, "--redirect-listen=%s: use HOST:PORT, e.g. :80, or off", addr)
+		}
+		if c.TLSCert == "" {
+			return cluster.Errorf(cluster.Invalid, "--redirect-listen=%s sends browsers to TLS, and the door has no certificate: give --tls-cert and --tls-key", addr)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"net"
 	"net/http"
@@ -31,6 +32,7 @@ type core struct {
 	mirror     *peer.Mirror // nil on a node that keeps no blobs
 	receiver   *peer.Receiver
 	secrets    atomic.Pointer[gatewaySecrets] // nil without a gateway
+	signing    ed25519.PrivateKey             // of sessions and sign-in links that this node gives
 }
 
 // gatewaySecrets is where this node's gateway keeps users' tokens.
@@ -58,8 +60,11 @@ func newCore(s *swarm) (*core, error) {
 		node: func() state.Node { return s.row() }, log: s.log, machine: c.machine, client: s.client, cores: s.otherCores,
 		wake: make(chan struct{}, 1),
 	}
-	s.core = c // the log may open its way to the others at once, which asks the gate
 	var err error
+	if c.signing, err = signingKey(s.cfg.StateDir); err != nil {
+		return nil, err
+	}
+	s.core = c // the log may open its way to the others at once, which asks the gate
 	if c.raft, err = consensus.Open(conf); err != nil {
 		return nil, err
 	}
@@ -72,6 +77,7 @@ func (s *swarm) row() state.Node {
 	n := state.Node{Member: s.self, Vote: string(s.cfg.Vote), Steady: steady(s.cfg)}
 	if s.core != nil {
 		n.Incarnation = s.core.raft.Incarnation()
+		n.Key, _ = s.core.signing.Public().(ed25519.PublicKey)
 	}
 	return n
 }

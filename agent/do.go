@@ -53,6 +53,12 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 	return cluster.Errorf(cluster.Invalid, "there is no action %q", a.Verb)
 }
 
+// Link makes a sign-in link with the usual life.
+func (v *view) Link(ctx context.Context, actor string, u cluster.User) (ui.Link, error) {
+	p, err := v.link(ctx, actor, u, linkLife)
+	return ui.Link{User: p.Name, URL: p.URL, Until: p.Until.UnixMilli()}, err
+}
+
 func commit(ctx context.Context, p cluster.Proposer, cmd cluster.Command) error {
 	_, err := p.Propose(ctx, cmd)
 	return err

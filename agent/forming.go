@@ -157,7 +157,7 @@ func (f *forming) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lines := map[cluster.ClusterID][]greeting{}
+	lines := map[cluster.WorkshopID][]greeting{}
 	for _, g := range m.greetings {
 		if g.Lineage.Cluster != "" {
 			lines[g.Lineage.Cluster] = append(lines[g.Lineage.Cluster], g)

@@ -15,6 +15,7 @@ import (
 type check struct {
 	name     string
 	required bool          // the node is not ready without it; else it is degraded
+	grave    bool          // and it is red all the same
 	every    time.Duration // between two tries that went well
 	fresh    time.Duration // how long a good try counts
 	cure     string        // what to do when it fails
@@ -175,7 +176,7 @@ func (h *health) problems() []ui.Problem {
 			continue
 		}
 		p := ui.Problem{Level: ui.Warn, What: c.name + ": " + t.detail, Cure: c.cure}
-		if c.required {
+		if c.required || c.grave {
 			p.Level = ui.Fail
 		}
 		if !t.good.IsZero() {

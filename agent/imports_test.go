@@ -52,6 +52,8 @@ func arrows() map[string][]string {
 		"roles/gateway":               all(role, []string{"roles/comfy", "roles/gateway/..."}),
 		"roles/gateway/signin":        {"cluster", "cluster/people"},
 		"roles/gateway/frontend":      vocabulary,
+		"roles/gateway/certificate":   vocabulary,
+		"roles/gateway/stitch":        {},
 		"roles/queue":                 all(role, []string{"cluster/policy"}),
 		"roles/gpu":                   all(role, []string{"roles/comfy"}),
 		"ui":                          role,

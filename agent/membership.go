@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func (m *membership) join(ctx context.Context) error {
 // same reports whether a row says what the node says of itself.
 func same(row, node state.Node) bool {
 	return row.Left == 0 && row.Name == node.Name && row.Version == node.Version && row.Level == node.Level && row.Incarnation == node.Incarnation &&
-		row.Vote == node.Vote && row.Steady == node.Steady && slices.Equal(row.Roles, node.Roles)
+		row.Vote == node.Vote && row.Steady == node.Steady && bytes.Equal(row.Key, node.Key) && slices.Equal(row.Roles, node.Roles)
 }
 
 // askToJoin asks whoever leads, going from hint to hint: a node without the log

@@ -46,7 +46,7 @@ func openNetwork(ctx context.Context, cfg *Config, login func(url string)) (tail
 		}
 		name = "comfyume-" + host
 	}
-	return tailnet.Tailnet(ctx, tailnet.TailnetConfig{
+	return tailnet.Tailnet(ctx, tailnet.Config{
 		Dir: filepath.Join(cfg.StateDir, "tailnet"), Hostname: name, AuthKey: string(cfg.AuthKey), ClientSecret: string(cfg.ClientSecret),
 		Tags: []string{cfg.tag()}, Ephemeral: !cfg.Core(), ControlURL: cfg.ControlURL, APIURL: cfg.TailnetAPI, Logger: cfg.Logger, Approve: login,
 	})

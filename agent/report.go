@@ -11,6 +11,7 @@ import (
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/roles/gateway"
+	"github.com/ahelme/comfyume/roles/gpu"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -22,6 +23,7 @@ type report struct {
 	Sockets  map[cluster.User]int             `json:"sockets,omitempty"` // open pages of each user
 	Troubles map[cluster.User]gateway.Problem `json:"troubles,omitempty"`
 	Lacks    []lack                           `json:"lacks,omitempty"`
+	Door     string                           `json:"door,omitempty"` // how its door is reached, "" = it has none
 	Health   Report                           `json:"health"`
 	Problems []ui.Problem                     `json:"problems,omitempty"`
 	Log      *consensus.Status                `json:"log,omitempty"` // of core nodes
@@ -62,7 +64,7 @@ func (r *reports) take(who peer.Who, raw []byte) {
 	in.Member.ID, in.Member.Name = who.Node, who.Name
 	in.Workers = slices.DeleteFunc(in.Workers, func(w ui.Worker) bool { return !who.Holds(w.ID) })
 	if !who.Core { // it only runs jobs: what it says of people is not asked for
-		in.Sockets, in.Troubles, in.Lacks, in.Log = nil, nil, nil, nil
+		in.Sockets, in.Troubles, in.Lacks, in.Log, in.Door = nil, nil, nil, nil, ""
 	}
 	r.put(in, time.Now())
 }
@@ -99,4 +101,24 @@ func (r *reports) list() []heardOf {
 		return cmp.Or(cmp.Compare(a.Member.Name, b.Member.Name), cmp.Compare(a.Member.ID, b.Member.ID))
 	})
 	return out
+}
+
+// freshReport is how old a report may be that speaks of workers that are there.
+const freshReport = 15 * time.Second
+
+// gpus counts the workers, of all nodes, that can take jobs now: those whose
+// ComfyUI answers.
+func (s *swarm) gpus() (n int) {
+	now := time.Now()
+	for _, h := range s.reports.list() {
+		if now.Sub(h.at) > freshReport {
+			continue
+		}
+		for _, w := range h.Workers {
+			if w.State != string(gpu.Waiting) && w.State != string(gpu.Probing) {
+				n++
+			}
+		}
+	}
+	return n
 }

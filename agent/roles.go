@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,10 +16,8 @@ import (
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
-	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gateway/frontend"
-	"github.com/ahelme/comfyume/roles/gateway/signin"
 	"github.com/ahelme/comfyume/roles/gpu"
 	"github.com/ahelme/comfyume/roles/sketch"
 )
@@ -54,10 +51,16 @@ func (a *Agent) startRoles(ctx context.Context) (err error) {
 			return err
 		}
 		a.stack.run("accounts", a.accounts.run)
-		if a.door, err = listen("gateway-listen", a.cfg.GatewayListen); err != nil {
+		if err := a.openDoor(); err != nil {
 			return err
 		}
-		a.stack.push("door", func(context.Context) error { return closed(a.door.Close()) })
+	}
+	if a.swarm.core != nil {
+		if a.sign, err = a.newSignIn(); err != nil {
+			return err
+		}
+	}
+	if a.cfg.Has(cluster.Gateway) {
 		if err := a.startGateway(ctx); err != nil {
 			return err
 		}
@@ -85,19 +88,18 @@ func (a *Agent) startGateway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sign, err := signin.New(signin.Config{
-		Person: a.person, Instructor: cluster.User(a.cfg.AdminUsername), InstructorHash: func() string { return core.machine.Settings().Instructor }, Logger: a.cfg.Logger,
-	})
-	if err != nil {
-		return err
-	}
 	events := peer.NewEvents()
+	subscribe := func(f func(jobs.Event)) (cancel func()) {
+		defer a.swarm.listening()
+		return events.Subscribe(f)
+	}
 	gw, err := gateway.New(gateway.Config{
 		Node: a.self.ID, Listener: a.door, Tables: core.machine, Replica: place{core}, Propose: core.steward.Admit(), Watch: func() gateway.Watcher { return core.machine.Watch() },
-		Blobs: core.mirror, Subscribe: events.Subscribe, SignIn: sign, Frontend: r.files,
+		Blobs: core.mirror, Subscribe: subscribe, Tell: a.swarm.links.Tell, SignIn: a.sign, Frontend: r.files,
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
-		MaxWaiting:   a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
+		NodeWeb:      a.cfg.NodeWeb, GPUs: a.swarm.gpus,
+		MaxWaiting: a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -107,9 +109,6 @@ func (a *Agent) startGateway(ctx context.Context) error {
 	core.secrets.Store(&gatewaySecrets{gw.Secrets})
 	r.gateway.Store(gw)
 	serveSubmits(a.swarm.server, r)
-	if ap, err := netip.ParseAddrPort(a.door.Addr().String()); err == nil && !ap.Addr().IsLoopback() {
-		a.log.Warn("the door speaks plain HTTP and can be reached from other machines: put a TLS proxy in front of it", "door", ap)
-	}
 	a.stack.run("gateway", gw.Run)
 	return nil
 }
@@ -125,11 +124,6 @@ func (p place) At() (history string, index uint64) {
 
 // Await returns when an entry has been applied here.
 func (p place) Await(ctx context.Context, index uint64) error { return p.machine.Await(ctx, index) }
-
-func (a *Agent) person(u cluster.User) (p people.Person, ok bool) {
-	a.swarm.core.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
-	return p, ok
-}
 
 func (a *Agent) startWorkers() error {
 	urls := slices.Clone(a.cfg.ComfyUIURLs)
@@ -164,6 +158,13 @@ func (a *Agent) startWorkers() error {
 		all = append(all, worker{id, w})
 	}
 	a.roles.gpus.Store(&all)
+	standing := func() (out []jobs.Event) {
+		for _, w := range all {
+			out = append(out, w.gpu.Standing()...)
+		}
+		return out
+	}
+	a.swarm.standing.Store(&standing)
 	return nil
 }
 

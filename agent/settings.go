@@ -72,6 +72,10 @@ func Settings() []Setting {
 		{Name: "ts-client-secret", Shape: Text, Secret: true, Group: groupSwarm, Help: "OAuth client secret of the tailnet: joins this node, and mints keys for node invite."},
 
 		{Name: "gateway-listen", Shape: Text, Default: ":443", Group: groupDoor, Help: "Where participants' browsers come in. With --dev the default is " + devGatewayListen + "."},
+		{Name: "domain", Env: "DOMAIN", Shape: Text, Group: groupDoor, Help: "Name under which browsers reach the door, e.g. comfy.example.net: the certificate must be for it, and sign-in links begin with it."},
+		{Name: "tls-cert", Env: "SSL_CERT_PATH", Shape: Path, Group: groupDoor, Help: "PEM file of the door's certificate with its chain. It and the key are read again when they change. Without one the door speaks plain HTTP."},
+		{Name: "tls-key", Env: "SSL_KEY_PATH", Shape: Path, Group: groupDoor, Help: "PEM file of the certificate's private key."},
+		{Name: "redirect-listen", Shape: Text, Group: groupDoor, Help: "Where browsers that come over plain HTTP are sent on to the door; off = nowhere. Default: " + defaultRedirect + " if the door has a certificate and listens on port 443."},
 		{Name: "max-queue-depth", Shape: Number, Default: "2000", Group: groupDoor, Help: "Waiting jobs over which a new one is refused; 0 = no limit."},
 		{Name: "max-body", Shape: Size, Default: "64MiB", Group: groupDoor, Help: "Largest request body, uploads apart."},
 
@@ -87,6 +91,7 @@ func Settings() []Setting {
 		{Name: "frontend-sha256", Shape: Text, Group: groupFrontend, Help: "Digest that the wheel must have. Default: the one known for this version; other versions need it."},
 		{Name: "package-index", Shape: Text, Group: groupFrontend, Help: "Address of a Python package index (simple API) to fetch the wheel from. Default: the machine's own pip is asked."},
 		{Name: "templates", Shape: Path, Group: groupFrontend, Help: "Folder of workshop workflows (*.json) that every participant sees."},
+		{Name: "node-web", Shape: List, Group: groupFrontend, Help: "Packs of custom nodes (their folder names) whose scripts run in every participant's page; * = all that the workers have. Default: none."},
 		{Name: "default-template", Shape: Text, Group: groupFrontend, Help: "The workflow that opens on a participant's first visit."},
 
 		{Name: "comfyui-url", Shape: List, Group: groupGPU, Help: "Address of a running ComfyUI, e.g. http://127.0.0.1:8188; several by commas or by repeating the flag; sketch stands for our own small one on the CPU."},

@@ -330,7 +330,7 @@ func (a *api) take(w http.ResponseWriter, r *http.Request) {
 }
 
 // saveSnapshot sends the table as it is now.
-func (a *api) saveSnapshot(w http.ResponseWriter, r *http.Request) {
+func (a *api) saveSnapshot(w http.ResponseWriter, _ *http.Request) {
 	c, err := a.core()
 	if err != nil {
 		answerError(w, err)

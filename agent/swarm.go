@@ -51,8 +51,9 @@ type swarm struct {
 	core    *core                         // nil on a node that only runs jobs
 	guest   *guest                        // nil on a core node
 
-	report func() report                    // what this node says of itself; set by the agent
-	pages  atomic.Pointer[func(jobs.Event)] // this node's own; nil without a gateway
+	report   func() report                       // what this node says of itself; set by the agent
+	pages    atomic.Pointer[func(jobs.Event)]    // this node's own; nil without a gateway
+	standing atomic.Pointer[func() []jobs.Event] // what its workers' jobs have said; nil without workers
 }
 
 // newSwarm builds this node's part. Nothing runs before start.
@@ -84,32 +85,9 @@ func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm
 		s.guest = &guest{s: s}
 	}
 	s.links = peer.NewLinks(peer.LinksConfig{
-		Gate: s.gate, Targets: s.targets, Report: s.said, Local: s.show, Logger: cfg.Logger,
+		Gate: s.gate, Targets: s.targets, Report: s.said, Local: s.show, Standing: s.stand, Logger: cfg.Logger,
 	})
 	return s, nil
-}
-
-// hear lets this node's pages have the events of jobs.
-func (s *swarm) hear(pages func(jobs.Event)) { s.pages.Store(&pages) }
-
-// show hands an event to this node's pages.
-func (s *swarm) show(e jobs.Event) {
-	if pages := s.pages.Load(); pages != nil {
-		(*pages)(e)
-	}
-}
-
-// showRemote hands on an event of another node, if that node's worker is the
-// one that has the job.
-func (s *swarm) showRemote(who peer.Who, e jobs.Event) {
-	mine := false
-	s.core.machine.Jobs(func(t *jobs.Table) {
-		j, ok := t.Job(e.Job)
-		mine = ok && j.Epoch == e.Epoch && who.Holds(j.Worker)
-	})
-	if mine {
-		s.show(e)
-	}
 }
 
 // forgetOnNetwork lets the network forget a machine that is gone, where it can.

@@ -334,7 +334,7 @@ func TestLeaveAndForget(t *testing.T) {
 			s.start(name, "queue")
 		}
 		lead := s.settled(3, 4)
-		if err := lead.swarm.leave(context.Background(), "test"); err != nil {
+		if err := lead.leave(context.Background(), "test"); err != nil {
 			t.Fatal(err)
 		}
 		lead.stop()
@@ -469,7 +469,7 @@ func TestWorkersMachineLeaves(t *testing.T) {
 		s.until("both to be seen", 20*time.Second, func() bool {
 			return a.here(g.self.ID) && a.here(stops.self.ID) && len(a.core.machine.Nodes()) == 3
 		})
-		if err := g.swarm.leave(context.Background(), "test"); err != nil {
+		if err := g.leave(context.Background(), "test"); err != nil {
 			t.Fatal(err)
 		}
 		g.stop()
@@ -512,7 +512,7 @@ func TestEitherOfTwoMayLeave(t *testing.T) {
 					s.until("both to know of each other", 5*time.Second, func() bool {
 						return len(goes.core.raft.Status().Servers) == 2
 					})
-					if err := goes.swarm.leave(context.Background(), "test"); err != nil {
+					if err := goes.leave(context.Background(), "test"); err != nil {
 						t.Fatal(err)
 					}
 					goes.stop()

@@ -24,6 +24,8 @@ type view struct {
 	now   func() time.Time
 	// retry queues a job again at a gateway, as its user did.
 	retry func(ctx context.Context, id jobs.ID) (jobs.ID, error)
+	// link makes a sign-in link.
+	link func(ctx context.Context, actor string, u cluster.User, life time.Duration) (Pass, error)
 }
 
 // lack is a template that names what no worker has.
@@ -127,10 +129,10 @@ func (v *view) head(s consensus.Status, all []heardOf) ui.Head {
 
 // name is how people call a node.
 func (v *view) name(id cluster.NodeID) string {
-	switch {
-	case id == "":
+	switch id {
+	case "":
 		return ""
-	case id == v.swarm.self.ID:
+	case v.swarm.self.ID:
 		return v.swarm.self.Name
 	}
 	if n, ok := v.swarm.core.machine.Node(id); ok {

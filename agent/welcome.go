@@ -57,7 +57,7 @@ func (a *Agent) Welcome(ctx context.Context) Welcome {
 const welcomeWithin = 15 * time.Second
 
 func (a *Agent) welcomeAtDoor(ctx context.Context, w *Welcome) {
-	door := "http://" + reachable(a.door.Addr())
+	door := a.doorURL()
 	w.Instructor = door + "/admin/"
 	limit := time.Now().Add(welcomeWithin)
 	for a.cfg.Dev && a.accounts.prepared() != nil && ctx.Err() == nil && time.Now().Before(limit) {

@@ -10,14 +10,20 @@ import (
 // the command line, which knows this package alone.
 type View = ui.View
 
-// Rows of a View.
-type (
-	Node   = ui.Node
-	Worker = ui.Worker
-	Job    = ui.Job
-	Person = ui.Person
-	Pause  = ui.Pause
-)
+// Node is a machine in a View.
+type Node = ui.Node
+
+// Worker is one ComfyUI in a View.
+type Worker = ui.Worker
+
+// Job is one job in a View.
+type Job = ui.Job
+
+// Person is one participant in a View.
+type Person = ui.Person
+
+// Pause is what somebody paused, in a View.
+type Pause = ui.Pause
 
 // Log is the replicated log in a View.
 type Log = ui.Log

@@ -22,9 +22,9 @@ const (
 	PortGossip = 7946
 )
 
-// ClusterID names one workshop's table for good. It is made when the first
+// WorkshopID names one workshop's table for good. It is made when the first
 // node forms it.
-type ClusterID string
+type WorkshopID string
 
 // Generation counts how often the table's history was forked on purpose: by
 // promoting a stand-by or recovering a voter without a leader. Two nodes that
@@ -63,7 +63,7 @@ func ParseGeneration(s string) (Generation, error) {
 // Lineage says which history of which table a node is part of. Every stream
 // between nodes opens with it: the logs of two lineages must never mix.
 type Lineage struct {
-	Cluster    ClusterID  `cbor:"1,keyasint" json:"cluster"` // "" = none yet
+	Cluster    WorkshopID `cbor:"1,keyasint" json:"cluster"` // "" = none yet
 	Generation Generation `cbor:"2,keyasint" json:"generation"`
 }
 

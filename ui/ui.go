@@ -6,7 +6,7 @@
 //
 //	GET  ./            the page      GET ./NAME        its modules and styles
 //	GET  ./api/status  a View        GET ./api/events  View, then what changes
-//	POST ./api/do      an Action
+//	POST ./api/do      an Action                   POST ./api/link    a Link
 package ui
 
 import (
@@ -42,6 +42,7 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("GET /api/status", h.status)
 	mux.HandleFunc("GET /api/events", h.feed.serve)
 	mux.Handle("POST /api/do", http.NewCrossOriginProtection().Handler(http.HandlerFunc(h.do)))
+	mux.Handle("POST /api/link", http.NewCrossOriginProtection().Handler(http.HandlerFunc(h.link)))
 	mux.HandleFunc("GET /", h.file)
 	return mux
 }
@@ -120,21 +121,39 @@ func (h *page) status(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *page) do(w http.ResponseWriter, r *http.Request) {
-	var a Action
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAction)).Decode(&a); err != nil {
-		answerError(w, cluster.Errorf(cluster.Invalid, "an action is JSON: verb, user, prompt_id"))
-		return
+	a, actor, err := asked(w, r)
+	if err == nil {
+		err = h.src.Do(r.Context(), actor, a)
 	}
-	actor := cluster.Actor(r.Context())
-	if actor == "" {
-		answerError(w, cluster.Errorf(cluster.Unauthorized, "sign in first"))
-		return
-	}
-	if err := h.src.Do(r.Context(), actor, a); err != nil {
+	if err != nil {
 		answerError(w, err)
 		return
 	}
 	answer(w, http.StatusOK, struct{}{})
+}
+
+func (h *page) link(w http.ResponseWriter, r *http.Request) {
+	a, actor, err := asked(w, r)
+	var l Link
+	if err == nil {
+		l, err = h.src.Link(r.Context(), actor, a.User)
+	}
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answer(w, http.StatusOK, l)
+}
+
+// asked reads what a button asks for, and who pressed it.
+func asked(w http.ResponseWriter, r *http.Request) (a Action, actor string, err error) {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAction)).Decode(&a); err != nil {
+		return a, "", cluster.Errorf(cluster.Invalid, "an action is JSON: verb, user, prompt_id")
+	}
+	if actor = cluster.Actor(r.Context()); actor == "" {
+		return a, "", cluster.Errorf(cluster.Unauthorized, "sign in first")
+	}
+	return a, actor, nil
 }
 
 func answer(w http.ResponseWriter, status int, v any) {

@@ -58,6 +58,13 @@ func (w *workshop) Do(_ context.Context, actor string, a ui.Action) error {
 	return nil
 }
 
+func (w *workshop) Link(_ context.Context, actor string, u cluster.User) (ui.Link, error) {
+	if err := w.Do(context.Background(), actor, ui.Action{Verb: "link", User: u}); err != nil {
+		return ui.Link{}, err
+	}
+	return ui.Link{User: u, URL: "https://door.test/login?link=abc", Until: 1}, nil
+}
+
 func sample() ui.View {
 	return ui.View{
 		Schema: ui.SchemaVersion,
@@ -228,6 +235,42 @@ func TestActions(t *testing.T) {
 	}
 	want := []string{"admin cancel user001 p1", "admin disable user001 "}
 	if d := cmp.Diff(want, w.acts); d != "" {
+		t.Errorf("acts (-want +got):\n%s", d)
+	}
+}
+
+// A sign-in link is made for who asked, as an action is done: by somebody who is
+// signed in, and from this page.
+func TestLink(t *testing.T) {
+	w := &workshop{view: sample()}
+	s := serve(t, w)
+	for _, c := range []struct {
+		name, actor, origin, body string
+		want                      int
+	}{
+		{"asked for", "admin", s.URL, `{"user":"user001"}`, 200},
+		{"by another site's page", "admin", "http://evil.example", `{"user":"user001"}`, 403},
+		{"by nobody", "", s.URL, `{"user":"user001"}`, 401},
+		{"for nobody", "admin", s.URL, `{"user":"nobody"}`, 404},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/deep/prefix/api/link", strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Test-Actor", c.actor)
+		req.Header.Set("Origin", c.origin)
+		r, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got ui.Link
+		_ = json.NewDecoder(r.Body).Decode(&got) // a refusal need not be JSON
+		_ = r.Body.Close()
+		if r.StatusCode != c.want || (got.URL != "") != (c.want == 200) || c.want == 200 && r.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %d, %+v", c.name, r.StatusCode, got)
+		}
+	}
+	if d := cmp.Diff([]string{"admin link user001 "}, w.acts); d != "" {
 		t.Errorf("acts (-want +got):\n%s", d)
 	}
 }

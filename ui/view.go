@@ -9,10 +9,19 @@ import (
 
 // Source is where the page gets its numbers and hands its buttons on. View is
 // called up to four times a second while somebody looks and must not wait for
-// anything; Do commits and audits under actor.
+// anything; Do commits and audits under actor; Link makes a link that signs a
+// participant in once, likewise.
 type Source interface {
 	View() View
 	Do(ctx context.Context, actor string, a Action) error
+	Link(ctx context.Context, actor string, u cluster.User) (Link, error)
+}
+
+// Link signs User in once. It is shown to who asked for it and stands nowhere.
+type Link struct {
+	User  cluster.User `json:"user"`
+	URL   string       `json:"url"`
+	Until int64        `json:"until"` // milliseconds since 1970
 }
 
 // SchemaVersion rises when a field of View changes its meaning or goes away.

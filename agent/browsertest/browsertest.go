@@ -63,6 +63,7 @@ func Open(t testing.TB, o Options) *Page {
 	t.Helper()
 	p := start(t, o)
 	p.do("open "+o.URL, chromedp.Navigate(o.URL))
+	p.FillSignIn()
 	return p
 }
 

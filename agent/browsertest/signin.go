@@ -1,10 +1,41 @@
 package browsertest
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/chromedp/cdproto/fetch"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 )
+
+// FillSignIn fills in the door's sign-in page, if that is what is open, and goes where it leads.
+func (p *Page) FillSignIn() {
+	p.t.Helper()
+	if p.opts.User == "" || !evaluate[bool](p, "look for the sign-in page", `!!document.querySelector('form[action="/login"] input[name=password]')`) {
+		return
+	}
+	evaluate[bool](p, "fill in the sign-in page", fmt.Sprintf(`(() => {
+		const fields = document.querySelector('form[action="/login"]').elements;
+		fields.name.value = %q;
+		fields.password.value = %q;
+		return true;
+	})()`, p.opts.User, p.opts.Password))
+	p.Submit()
+}
+
+// Submit presses the button of the page's only form and waits until another page is there.
+func (p *Page) Submit() {
+	p.t.Helper()
+	evaluate[bool](p, "press the form's button", `(window.pressed = true, document.querySelector('form button').click(), true)`)
+	p.until("the page behind the form", func() bool {
+		ctx, stop := context.WithTimeout(p.ctx, patience)
+		defer stop()
+		// Between two pages there is nothing to ask, and that is no failure.
+		there, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`!window.pressed && document.readyState !== 'loading' && !!document.body`))
+		return err == nil && there
+	})
+}
 
 // signIn answers the browser's sign-in question as a person would, once per document. From then on the browser itself sends
 // the credentials with page, fetch, image and web socket; a header added by the test would hide a door that does not ask.

@@ -21,6 +21,9 @@ type userCommands struct {
 	Add     userAdd     `cmd:"" help:"Add people; their passwords are made and printed once."`
 	Passwd  userPasswd  `cmd:"" help:"Set a password, read from standard input; an empty one is made and printed once."`
 	Disable userDisable `cmd:"" help:"Shut a person out; their work stays."`
+	Link    userLink    `cmd:"" help:"Make a link that signs a person in once, at any door."`
+	Token   userToken   `cmd:"" help:"Make, list or end tokens with which a person's programs sign in."`
+	Signout userSignout `cmd:"" help:"End a person's sign-ins everywhere: browsers, links, tokens. The password goes on."`
 }
 
 type userList struct{}

@@ -43,6 +43,9 @@ func TestConformance(t *testing.T) {
 	t.Run("failure", func(t *testing.T) { conformFailure(t, direct, door) })
 	t.Run("refusals", func(t *testing.T) { conformRefusals(t, direct, door) })
 	t.Run("interrupt", func(t *testing.T) { conformInterrupt(t, direct, door) })
+	t.Run("routes", func(t *testing.T) { conformRoutes(t, direct, door) })
+	t.Run("history", func(t *testing.T) { conformHistory(t, direct, door) })
+	t.Run("cached", func(t *testing.T) { conformCached(t, direct, door) })
 	t.Run("metadata", func(t *testing.T) { conformMetadata(t, door) })
 	fmt.Printf("conformance comfyui=%s url=%s failed=%v\n", stats.System.Version, url, t.Failed())
 }
@@ -270,6 +273,81 @@ func conformInterrupt(t *testing.T, direct, door *doortest.Client) {
 	}
 	if ends[0] != ends[1] || ends[1] != "execution_interrupted error" {
 		t.Errorf("ComfyUI itself: %s\nthrough the door: %s", ends[0], ends[1])
+	}
+}
+
+// nonce makes names and colours that no run before had: a ComfyUI keeps files
+// and a cache.
+func nonce() int { return int(time.Now().UnixNano() / 1000 % 0xffffff) }
+
+// conformHistory wants an entry of the same shape: what a script reads of one it
+// can read of the other.
+func conformHistory(t *testing.T, direct, door *doortest.Client) {
+	var entries [2]map[string]any
+	for i, c := range []*doortest.Client{direct, door} {
+		id := fmt.Sprintf("00000000-0000-4000-8000-%012x", nonce())
+		ws := c.Socket(t, "history")
+		c.JSON(t, "POST", "/prompt", map[string]any{"prompt": doortest.Inverted(nonce(), 16, "shape"), "client_id": "history", "prompt_id": id}, nil)
+		ws.UntilEnd(t, id, time.Minute)
+		var all map[string]map[string]any
+		c.JSON(t, "GET", "/history/"+id, nil, &all)
+		c.JSON(t, "GET", "/history?max_items=1", nil, &all)
+		if len(all) != 1 || all[id] == nil {
+			t.Fatalf("the newest entry is not the last job's: %v", all)
+		}
+		entries[i] = all[id]
+	}
+	a, b := entries[0], entries[1]
+	dropKey(a, "abs_path") // the 0.12 fork tells where its disk is; the door does not
+	if keysOf(a) != keysOf(b) {
+		t.Errorf("ComfyUI itself: %s\nthrough the door: %s", keysOf(a), keysOf(b))
+	}
+	for _, part := range []string{"outputs", "meta"} {
+		if x, y := fmt.Sprint(shape(a[part])), fmt.Sprint(shape(b[part])); x != y {
+			t.Errorf("%s\nComfyUI itself: %s\nthrough the door: %s", part, x, y)
+		}
+	}
+	x, y := a["prompt"].([]any), b["prompt"].([]any)
+	for k := range 5 {
+		if k >= len(x) || k >= len(y) || k != 3 && fmt.Sprint(shape(x[k])) != fmt.Sprint(shape(y[k])) {
+			t.Errorf("prompt[%d]\nComfyUI itself: %v\nthrough the door: %v", k, x, y)
+		}
+	}
+}
+
+// dropKey takes every member of a name out of a document.
+func dropKey(v any, key string) {
+	switch v := v.(type) {
+	case map[string]any:
+		delete(v, key)
+		for _, inner := range v {
+			dropKey(inner, key)
+		}
+	case []any:
+		for _, inner := range v {
+			dropKey(inner, key)
+		}
+	}
+}
+
+// conformCached queues the same again: everything comes out of a cache, in one
+// burst.
+func conformCached(t *testing.T, direct, door *doortest.Client) {
+	rgb := nonce()
+	for i, c := range []*doortest.Client{direct, door} {
+		g := doortest.Inverted(rgb+i, 24, "cached")
+		g["8"] = doortest.Node{Class: "PreviewImage", Inputs: map[string]any{"images": doortest.Link("2", 0)}}
+		run(t, c, g, "cached-first")
+		e, seen := run(t, c, g, "cached-again")
+		told := story(seen)
+		// Through the door the node that saves works again: it has a name of the
+		// job's own, so that nobody is handed another's picture.
+		if told = strings.ReplaceAll(told, "executing executed", "executed"); !strings.HasPrefix(told, "execution_start execution_cached executed executed execution_success") {
+			t.Errorf("client %d heard %s", i, story(seen))
+		}
+		if err := doortest.Near(c.Fetch(t, e, "8"), doortest.Invert(rgb+i), 24, 1); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

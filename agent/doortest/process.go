@@ -28,6 +28,10 @@ type Options struct {
 	Env      []string // beside the two users below
 	Wrap     []string // a command to run the binary under (an emulator)
 	Binary   string   // "" = Binary(t)
+	TLS      bool     // Args give the door a certificate, which http.DefaultClient trusts
+	// Roles makes it one node of several instead of a whole workshop: "queue,gateway".
+	// The nodes of one test share a Hall, a folder, and have a Name each.
+	Roles, Hall, Name string
 }
 
 // Users who may sign in at every agent that Start starts.
@@ -79,7 +83,8 @@ func Binary(t testing.TB) string {
 	return build.path
 }
 
-// Start runs an agent and waits until its door says that it is ready.
+// Start runs an agent and waits until its door, if it has one, says that it is
+// ready.
 func Start(t testing.TB, o Options) *Agent {
 	t.Helper()
 	if o.StateDir == "" {
@@ -89,6 +94,9 @@ func Start(t testing.TB, o Options) *Agent {
 		o.Binary = Binary(t)
 	}
 	a := &Agent{opts: o, StateDir: o.StateDir, URL: "http://" + FreeAddr(t)}
+	if o.TLS {
+		a.URL = strings.Replace(a.URL, "http://", "https://", 1)
+	}
 	t.Cleanup(func() {
 		a.Kill()
 		if t.Failed() {
@@ -96,20 +104,48 @@ func Start(t testing.TB, o Options) *Agent {
 		}
 	})
 	a.Launch(t)
-	a.Ready(t, 60*time.Second)
+	if a.hasDoor() {
+		a.Ready(t, 60*time.Second)
+	}
 	return a
+}
+
+// Hall is a folder in which the nodes of one test find each other.
+func Hall(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "hall")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func (a *Agent) hasDoor() bool {
+	return a.opts.Roles == "" || strings.Contains(a.opts.Roles, "gateway")
+}
+
+// role is what the process is told to be.
+func (a *Agent) role() (args, env []string) {
+	if a.opts.Roles == "" {
+		return []string{"--dev"}, nil
+	}
+	return []string{"--roles=" + a.opts.Roles, "--hostname=" + a.opts.Name}, []string{"COMFYUME_NETWORK=loopback", "COMFYUME_LOOPBACK_DIR=" + a.opts.Hall}
 }
 
 // Launch starts the process without waiting for it to be ready.
 func (a *Agent) Launch(t testing.TB) {
 	t.Helper()
-	args := append(append([]string{}, a.opts.Wrap...), a.opts.Binary,
-		"--dev", "--state-dir", a.StateDir, "--gateway-listen", strings.TrimPrefix(a.URL, "http://"), "--site-listen", FreeAddr(t))
+	role, env := a.role()
+	args := append(append([]string{}, a.opts.Wrap...), a.opts.Binary, "--state-dir", a.StateDir, "--site-listen", FreeAddr(t))
+	args = append(args, role...)
+	if a.hasDoor() {
+		args = append(args, "--gateway-listen", a.URL[strings.Index(a.URL, "//")+2:])
+	}
 	args = append(args, a.opts.Args...)
 	a.cmd = exec.Command(args[0], args[1:]...)
 	a.cmd.Env = append(environment(), "USER_CREDENTIALS_USER001=user001:"+credentials["user001"], "USER_CREDENTIALS_USER002=user002:"+credentials["user002"])
 	a.cmd.Env = append(a.cmd.Env, "ADMIN_USERNAME=admin", "ADMIN_PASSWORD=secret-admin")
-	a.cmd.Env = append(a.cmd.Env, a.opts.Env...)
+	a.cmd.Env = append(append(a.cmd.Env, env...), a.opts.Env...)
 	a.cmd.Stdout, a.cmd.Stderr = writer{a}, writer{a}
 	if err := a.cmd.Start(); err != nil {
 		t.Fatal(err)

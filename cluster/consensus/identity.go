@@ -24,7 +24,7 @@ const (
 // anything is done that relies on it; Pending names what a crash may have left
 // half done.
 type identity struct {
-	Cluster    cluster.ClusterID  `json:"cluster"` // "" = no history yet
+	Cluster    cluster.WorkshopID `json:"cluster"` // "" = no history yet
 	Generation cluster.Generation `json:"generation"`
 	// Incarnation is new each time the log begins empty: a voter that forgot its
 	// votes must never pass for the old one.

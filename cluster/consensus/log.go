@@ -179,7 +179,7 @@ func (l *Log) finishForming() error {
 }
 
 func firstIdentity(who identity) identity {
-	who.Cluster = cluster.ClusterID(randomName(8))
+	who.Cluster = cluster.WorkshopID(randomName(8))
 	who.Generation = cluster.Generation{Number: 1, Mark: randomName(4)}
 	return who
 }

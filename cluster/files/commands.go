@@ -11,6 +11,7 @@ const (
 	KindPutInput    cluster.Kind = 204
 	KindPutOutputs  cluster.Kind = 205
 	KindAdopt       cluster.Kind = 206
+	KindExpire      cluster.Kind = 207
 )
 
 // PutDoc writes a document. With IfAbsent an existing one is a Conflict.
@@ -88,6 +89,17 @@ type Adopt struct {
 	User  cluster.User `cbor:"1,keyasint"`
 	Files []File       `cbor:"2,keyasint"`
 }
+
+// Expire removes a user's temporary files that were made before a time, in table
+// milliseconds: previews, masks on their way, pictures of a camera. A ComfyUI
+// loses them when it starts.
+type Expire struct {
+	User   cluster.User `cbor:"1,keyasint"`
+	Before int64        `cbor:"2,keyasint"`
+}
+
+// Kind of Expire.
+func (Expire) Kind() cluster.Kind { return KindExpire }
 
 // Kind of Adopt.
 func (Adopt) Kind() cluster.Kind { return KindAdopt }

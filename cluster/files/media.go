@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -142,4 +143,40 @@ func (h *home) nextName(o NewOutput) Place {
 			return p
 		}
 	}
+}
+
+func (t *Table) expire(c *Expire) (func() any, error) {
+	if !c.User.Valid() {
+		return nil, cluster.Errorf(cluster.Invalid, "not a user name")
+	}
+	return func() any {
+		h := t.home(c.User)
+		gone := map[Place]bool{}
+		for p, f := range h.files {
+			if p.Area == Temp && f.Created < c.Before {
+				gone[p] = true
+				delete(h.files, p)
+			}
+		}
+		for k, p := range h.items {
+			if gone[p] {
+				delete(h.items, k)
+			}
+		}
+		return nil
+	}, nil
+}
+
+// Expired lists the users who have temporary files from before a time.
+func (t *Table) Expired(before int64) (out []cluster.User) {
+	for u, h := range t.homes {
+		for p, f := range h.files {
+			if p.Area == Temp && f.Created < before {
+				out = append(out, u)
+				break
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }

@@ -147,3 +147,36 @@ func FuzzCleanPath(f *testing.F) {
 		}
 	})
 }
+
+// Temporary files go when they are old, and nothing else does.
+func TestTemporaryFilesExpire(t *testing.T) {
+	tab := &table{Table: files.New()}
+	put := func(u cluster.User, prompt string, area files.Area) files.Place {
+		return tab.must(t, &files.PutOutputs{User: u, Prompt: prompt, Outputs: []files.NewOutput{{Item: "9/images/0", Area: area, Name: "ComfyUI_temp_abcde_00001_.png", Ref: ref("a")}}}).([]files.Place)[0]
+	}
+	old, saved := put("ann", "p1", files.Temp), put("ann", "p1b", files.Output)
+	bobs := put("bob", "p1", files.Temp)
+	at := tab.now + 500
+	young := put("ann", "p2", files.Temp)
+	if got := fmt.Sprint(tab.Expired(at)); got != "[ann bob]" {
+		t.Errorf("expired: %s", got)
+	}
+	tab.must(t, &files.Expire{User: "ann", Before: at})
+	for p, want := range map[files.Place]bool{old: false, saved: true, young: true} {
+		if _, ok := tab.File("ann", p); ok != want {
+			t.Errorf("%v is there: %v", p, ok)
+		}
+	}
+	if _, ok := tab.File("bob", bobs); !ok {
+		t.Error("another user's went")
+	}
+	if got := fmt.Sprint(tab.Expired(at)); got != "[bob]" {
+		t.Errorf("expired: %s", got)
+	}
+	if d := cmp.Diff(tab.Snapshot(), files.Restore(tab.Snapshot()).Snapshot()); d != "" {
+		t.Error(d)
+	}
+	if _, err := tab.do(t, &files.Expire{Before: 1}); cluster.CodeOf(err) != cluster.Invalid {
+		t.Errorf("nobody's files: %v", err)
+	}
+}

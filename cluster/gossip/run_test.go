@@ -66,7 +66,7 @@ func TestRunEndsWhileDialling(t *testing.T) {
 		for i := range 5 {
 			config(f, 50+i)
 		}
-		f.cut(func(a, b netip.Addr) bool { return true })
+		f.cut(func(_, _ netip.Addr) bool { return true })
 		n := run(t, config(f, 1))
 		time.Sleep(1500 * time.Millisecond)
 		begin := time.Now()

@@ -59,3 +59,7 @@ type Event struct {
 	Index     uint64 // the commit this event relies on: show it only after applying that
 	Droppable bool   // a slow page may miss it (previews and progress)
 }
+
+// EventHeard is the Type of an event between gateways: the page that queued the
+// job has heard how it ended, and need not be told when it connects elsewhere.
+const EventHeard = "heard"

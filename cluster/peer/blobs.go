@@ -2,11 +2,13 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/blob"
@@ -154,21 +156,67 @@ type kept struct {
 	Size int64       `cbor:"2,keyasint"`
 }
 
+// stillFor is how long a transfer may stand still: a machine that is gone says
+// nothing, and another may have the bytes, or take them.
+const stillFor = 20 * time.Second
+
+var errStill = cluster.Errorf(cluster.Unavailable, "the machine at the other end of a transfer does not answer")
+
+// moving ends a transfer that stands still.
+type moving struct {
+	io.Reader
+	timer *time.Timer
+	end   context.CancelCauseFunc
+	close func() error // of what is read; nil if that is not ours
+	why   func() error // it was ended; nil while it was not
+}
+
+func whileMoving(ctx context.Context) (context.Context, *moving) {
+	ctx, end := context.WithCancelCause(ctx)
+	m := &moving{end: end, why: func() error { return context.Cause(ctx) }}
+	m.timer = time.AfterFunc(stillFor, func() { end(errStill) })
+	return ctx, m
+}
+
+func (m *moving) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	if n > 0 {
+		m.timer.Reset(stillFor)
+	}
+	if why := m.why(); err != nil && !errors.Is(err, io.EOF) && why != nil {
+		err = why
+	}
+	return n, err
+}
+
+func (m *moving) Close() (err error) {
+	if m.close != nil {
+		err = m.close()
+	}
+	m.timer.Stop()
+	m.end(nil)
+	return err
+}
+
 // fetchBlob reads a blob of another node. The caller checks its digest.
 func (c *Client) fetchBlob(ctx context.Context, node cluster.NodeID, ref cluster.Ref, l jobs.Lease) (io.ReadCloser, int64, error) {
 	q := leaseQuery(l)
 	q.Set("ref", string(ref))
+	ctx, m := whileMoving(ctx)
 	r, err := c.send(ctx, node, http.MethodGet, verbBlob, "?"+q.Encode(), nil)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, errors.Join(err, m.Close())
 	}
-	return r.Body, r.ContentLength, nil
+	m.Reader, m.close = r.Body, r.Body.Close
+	return m, r.ContentLength, nil
 }
 
 // hasBlob asks another node for a blob's size.
 func (c *Client) hasBlob(ctx context.Context, node cluster.NodeID, ref cluster.Ref, l jobs.Lease) (int64, error) {
 	q := leaseQuery(l)
 	q.Set("ref", string(ref))
+	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errStill)
+	defer cancel()
 	r, err := c.send(ctx, node, http.MethodHead, verbBlob, "?"+q.Encode(), nil)
 	if err != nil {
 		return 0, err
@@ -179,7 +227,10 @@ func (c *Client) hasBlob(ctx context.Context, node cluster.NodeID, ref cluster.R
 // sendBlob has another node keep a blob, and returns what it kept.
 func (c *Client) sendBlob(ctx context.Context, node cluster.NodeID, f blob.File, l jobs.Lease) (cluster.Ref, error) {
 	address := "http://" + string(node) + "/peer/" + string(verbBlob) + "?" + leaseQuery(l).Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, address, io.NewSectionReader(f, 0, f.Size()))
+	ctx, m := whileMoving(ctx)
+	defer m.Close()
+	m.Reader = io.NewSectionReader(f, 0, f.Size())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, address, io.NopCloser(m))
 	if err != nil {
 		return "", fmt.Errorf("write the request %s: %w", verbBlob, err)
 	}

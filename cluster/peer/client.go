@@ -180,7 +180,7 @@ func readLineage(h http.Header) cluster.Lineage {
 	if err != nil {
 		return cluster.Lineage{}
 	}
-	return cluster.Lineage{Cluster: cluster.ClusterID(h.Get(lineageCluster)), Generation: g}
+	return cluster.Lineage{Cluster: cluster.WorkshopID(h.Get(lineageCluster)), Generation: g}
 }
 
 // NotLeader reports whether an error says that somebody else leads, and who.

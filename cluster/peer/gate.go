@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -326,6 +327,9 @@ func writeFrame(w io.Writer, v any) error {
 	return err
 }
 
+// firstRead is how much memory a frame gets before it has come, in bytes.
+const firstRead = 64 << 10
+
 // readFrame reads a value of at most limit bytes.
 func readFrame(r io.Reader, limit int, v any) error {
 	var head [4]byte
@@ -336,11 +340,13 @@ func readFrame(r io.Reader, limit int, v any) error {
 	if uint64(n) > uint64(limit) {
 		return cluster.Errorf(cluster.TooLarge, "a frame of %d bytes is over the limit of %d", n, limit)
 	}
-	raw := make([]byte, n)
-	if _, err := io.ReadFull(r, raw); err != nil {
+	// A length is only a word: memory is taken as the bytes come.
+	var raw bytes.Buffer
+	raw.Grow(int(min(n, firstRead)) + bytes.MinRead)
+	if _, err := io.CopyN(&raw, r, int64(n)); err != nil {
 		return err
 	}
-	if err := cluster.Unmarshal(raw, v); err != nil {
+	if err := cluster.Unmarshal(raw.Bytes(), v); err != nil {
 		return fmt.Errorf("read a frame: %w", err)
 	}
 	return nil

@@ -46,13 +46,16 @@ type LinksConfig struct {
 	Targets func() []Target    // the core nodes that are there; asked every second
 	Report  func() []byte      // what this node says of itself; asked every second
 	Local   func(e jobs.Event) // this node's own pages; nil without any
-	Logger  *slog.Logger
+	// Standing is what the jobs that run here have said so far, for a gateway that
+	// comes in the middle of them. It must not block. Nil: no job runs here.
+	Standing func() []jobs.Event
+	Logger   *slog.Logger
 }
 
 // Links carries pictures, progress and reports from this node to the core
 // nodes. It dials, so that a node needs to be reached by nobody. Nothing it
 // carries is needed for a job to be right: a link that is down or slow loses
-// pictures.
+// pictures. A gateway to which a link comes up is told first how things stand.
 type Links struct {
 	cfg LinksConfig
 	log *slog.Logger
@@ -72,6 +75,12 @@ func (l *Links) Publish(e jobs.Event) {
 	if l.cfg.Local != nil {
 		l.cfg.Local(e)
 	}
+	l.Tell(e)
+}
+
+// Tell sends an event to the gateways of other nodes only. It does not wait for
+// them.
+func (l *Links) Tell(e jobs.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, k := range l.links {
@@ -125,10 +134,11 @@ func (l *Links) Run(ctx context.Context) error {
 
 // retarget begins links to new targets and ends those to old ones.
 func (l *Links) retarget(ctx context.Context, wg *sync.WaitGroup) {
+	targets := l.cfg.Targets() // it may ask the network: nothing is held up meanwhile
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := map[cluster.NodeID]bool{}
-	for _, t := range l.cfg.Targets() {
+	for _, t := range targets {
 		if t.Node == l.cfg.Gate.cfg.Self {
 			continue
 		}
@@ -141,7 +151,10 @@ func (l *Links) retarget(ctx context.Context, wg *sync.WaitGroup) {
 			k.end = end
 			wg.Go(func() { k.run(linkCtx) })
 		}
-		k.gateway = t.Gateway
+		late := t.Gateway && !k.gateway
+		if k.gateway = t.Gateway; late {
+			k.recount()
+		}
 	}
 	for node, k := range l.links {
 		if !now[node] {
@@ -171,8 +184,31 @@ func newLink(l *Links, node cluster.NodeID) *link {
 	return &link{l: l, node: node, acks: map[uint64]chan struct{}{}, wake: make(chan struct{}, 1)}
 }
 
-// put adds a parcel. A link that is down keeps nothing: pages that come back
-// ask for how things stand.
+// rise begins to carry. Nothing is published meanwhile, so that how things stand
+// comes before what is new.
+func (k *link) rise() {
+	k.l.mu.Lock()
+	defer k.l.mu.Unlock()
+	k.mu.Lock()
+	k.up = true
+	k.mu.Unlock()
+	if k.gateway {
+		k.recount()
+	}
+}
+
+// recount tells a gateway what the jobs that run here have said; under Links.mu.
+func (k *link) recount() {
+	if k.l.cfg.Standing == nil {
+		return
+	}
+	for _, e := range k.l.cfg.Standing() {
+		k.put(parcel{Event: &e}, false)
+	}
+}
+
+// put adds a parcel. A link that is down keeps nothing: when it is up again the
+// other side is told how things stand.
 func (k *link) put(p parcel, droppable bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -238,9 +274,7 @@ func (k *link) once(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	k.mu.Lock()
-	k.up = true
-	k.mu.Unlock()
+	k.rise()
 	k.tell(k.l.cfg.Report())
 	read := make(chan error, 1)
 	go func() { read <- k.read(c) }()
@@ -317,6 +351,34 @@ type Receiver struct {
 	// Report takes what a node says of itself.
 	Report func(who Who, raw []byte)
 	Logger *slog.Logger
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// Anew ends all links: those who made them come back within a second and tell how
+// things stand. It is for a gateway that begins to listen on a node whose links
+// are up already.
+func (r *Receiver) Anew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.conns {
+		_ = c.Close() // its reader hears of it
+	}
+}
+
+// keep notes a link for Anew, or forgets it.
+func (r *Receiver) keep(c net.Conn, here bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !here {
+		delete(r.conns, c)
+		return
+	}
+	if r.conns == nil {
+		r.conns = map[net.Conn]bool{}
+	}
+	r.conns[c] = true
 }
 
 // Serve takes links from a gated listener until it is closed.
@@ -330,7 +392,9 @@ func (r *Receiver) Serve(ctx context.Context, ln net.Listener) error {
 		if err != nil {
 			return ignoreEnd(ctx, err)
 		}
+		r.keep(c, true)
 		wg.Go(func() {
+			defer r.keep(c, false)
 			if err := r.take(ctx, c); err != nil {
 				r.Logger.Debug("a link ended", "node", WhoOf(c).Name, "err", err)
 			}

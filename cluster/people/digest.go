@@ -7,4 +7,5 @@ func (t *Table) Digest(d *cluster.Digest) {
 	for _, p := range t.rows {
 		d.Row("person").Text(string(p.Name)).Text(p.Hash).Bool(p.Disabled).Int(p.Created).Int(p.Changed).Int(p.Visited)
 	}
+	t.digestPasses(d)
 }

@@ -1,6 +1,8 @@
 // Package people is the table of those who may sign in: their names, the
-// bcrypt hash of their password and whether they are let in. It never holds a
-// password. It refuses names that could not be a folder of the site.
+// bcrypt hash of their password, whether they are let in, and which of the
+// passes that stand for a password count. It never holds a password, nor what
+// could be shown in place of one. It refuses names that could not be a folder of
+// the site.
 package people
 
 import (
@@ -61,11 +63,14 @@ func (Visit) Kind() cluster.Kind { return KindVisit }
 
 // Table holds the rows. Not safe for concurrent use: state.Machine locks.
 type Table struct {
-	rows map[cluster.User]*Person
+	rows   map[cluster.User]*Person
+	passes map[cluster.User]*Passes
 }
 
 // New returns an empty table.
-func New() *Table { return &Table{rows: map[cluster.User]*Person{}} }
+func New() *Table {
+	return &Table{rows: map[cluster.User]*Person{}, passes: map[cluster.User]*Passes{}}
+}
 
 // Person returns one row.
 func (t *Table) Person(u cluster.User) (Person, bool) {
@@ -112,6 +117,12 @@ func (t *Table) Plan(cmd cluster.Command, now int64) (func() any, error) {
 			}
 			return nil
 		}, nil
+	case *Give:
+		return t.give(c, now)
+	case *Redeem:
+		return t.redeem(c, now)
+	case *EndPass:
+		return t.endPass(c, now)
 	}
 	return nil, nil
 }
@@ -142,17 +153,21 @@ func (t *Table) put(c *Put, now int64) (func() any, error) {
 
 // Snapshot is the whole table by name.
 type Snapshot struct {
-	Rows []Person `cbor:"1,keyasint"`
+	Rows   []Person `cbor:"1,keyasint"`
+	Passes []Passes `cbor:"2,keyasint,omitempty"`
 }
 
 // Snapshot copies the table.
-func (t *Table) Snapshot() Snapshot { return Snapshot{Rows: t.People()} }
+func (t *Table) Snapshot() Snapshot { return Snapshot{Rows: t.People(), Passes: t.passRows()} }
 
 // Restore makes a table from a snapshot.
 func Restore(s Snapshot) *Table {
 	t := New()
 	for _, p := range s.Rows {
 		t.rows[p.Name] = &p
+	}
+	for _, r := range s.Passes {
+		t.passes[r.User] = &r
 	}
 	return t
 }

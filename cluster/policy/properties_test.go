@@ -234,7 +234,6 @@ func BenchmarkPick(b *testing.B) {
 		rows[i] = waitingOf(cluster.User(fmt.Sprintf("user%03d", i%200)), i+1, "CheckpointLoaderSimple", "KSampler", "SaveImage", "VAEDecode")
 	}
 	tab := queue(rows...)
-	rows = nil
 	for _, mode := range policy.Modes() {
 		for name, known := range map[string][]string{"first_fit": {"CheckpointLoaderSimple", "KSampler", "SaveImage", "VAEDecode"}, "none_fits": {"CheckpointLoaderSimple", "KSampler", "SaveImage"}} {
 			b.Run(string(mode)+"/"+name, func(b *testing.B) {

@@ -33,6 +33,13 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 		if c.Undo {
 			what = fmt.Sprintf("enabled %s", c.Name)
 		}
+	case *people.Give:
+		what = fmt.Sprintf("gave %s a %s", c.Name, passName(c.Pass.Kind))
+	case *people.EndPass:
+		what = fmt.Sprintf("ended a %s of %s", passName(c.Pass.Kind), c.Name)
+		if c.All {
+			what = fmt.Sprintf("signed %s out everywhere", c.Name)
+		}
 	case *jobs.Submit:
 		what = fmt.Sprintf("queued job %s", c.ID)
 	case *jobs.Cancel:
@@ -74,6 +81,14 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 	if over := len(m.audit) - maxAudit; over > 0 {
 		m.audit = append([]Audit(nil), m.audit[over:]...)
 	}
+}
+
+// passName is how people call a pass.
+func passName(k people.PassKind) string {
+	if k == people.Link {
+		return "sign-in link"
+	}
+	return string(k)
 }
 
 // nodeName is how people call a node. The lock is held.

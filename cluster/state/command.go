@@ -34,8 +34,8 @@ func Commands() []cluster.Command {
 		&jobs.Submit{}, &jobs.Assign{}, &jobs.Started{}, &jobs.GpuDone{}, &jobs.Finish{}, &jobs.Requeue{},
 		&jobs.Cancel{}, &jobs.Forget{}, &jobs.Hold{}, &jobs.Release{},
 		&jobs.Front{}, &jobs.Adopt{},
-		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{}, &files.Adopt{},
-		&people.Put{}, &people.Disable{}, &people.Visit{},
+		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{}, &files.Adopt{}, &files.Expire{},
+		&people.Put{}, &people.Disable{}, &people.Visit{}, &people.Give{}, &people.Redeem{}, &people.EndPass{},
 		&models.PutWorker{}, &models.ForgetWorker{},
 	}, nextCommands()...)
 }

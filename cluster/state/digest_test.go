@@ -22,11 +22,14 @@ func everything() snapshot {
 			User: "ann", Docs: []files.Doc{{Path: "a", Data: []byte("x")}}, Settings: []files.Setting{{Key: "k", Value: []byte("v")}},
 			Files: []files.File{{Place: files.Place{Area: files.Input, Name: "n"}, Ref: "r"}}, Counters: []files.Counter{{Key: "c", N: 1}}, Items: []files.Item{{Key: "i"}},
 		}}},
-		People:   people.Snapshot{Rows: []people.Person{{Name: "ann"}}},
+		People: people.Snapshot{
+			Rows:   []people.Person{{Name: "ann"}},
+			Passes: []people.Passes{{User: "ann", Given: []people.Pass{{ID: "l"}}, Ended: []people.Pass{{ID: "s"}}}},
+		},
 		Models:   models.Snapshot{Rows: []models.Worker{{ID: "w"}}},
 		Seen:     []memory{{ID: "id", At: 1, Answer: []byte("a")}},
 		Audit:    []Audit{{At: 1, Actor: "a", What: "w"}},
-		Nodes:    []Node{{Member: cluster.Member{ID: "n", Roles: []cluster.Role{"gpu"}}, Drain: &Drain{At: 1}}},
+		Nodes:    []Node{{Member: cluster.Member{ID: "n", Roles: []cluster.Role{"gpu"}}, Drain: &Drain{At: 1}, Key: []byte("k")}},
 		Settings: Settings{Mode: "m", Pauses: []Pause{{Scope: "all"}}, Instructor: "h"},
 	}
 }

@@ -43,6 +43,9 @@ func samples() []cluster.Command {
 		&people.Put{Name: "user001", Hash: "$2a$10$x", IfAbsent: true},
 		&people.Disable{Name: "user001", Undo: true},
 		&people.Visit{Name: "user001"},
+		&people.Give{Name: "user001", Pass: people.Pass{ID: "l1", Kind: people.Link, Until: 1 << 50}},
+		&people.Redeem{Name: "user001", ID: "l1"},
+		&people.EndPass{Name: "user001", Pass: people.Pass{ID: "s1", Kind: people.Session, Until: 1 << 50}, All: true},
 		&files.PutDoc{User: "user001", Path: "workflows/a.json", Data: []byte("{}")},
 		&files.MoveDoc{User: "user001", From: "workflows/a.json", To: "workflows/b.json"},
 		&files.DeleteDoc{User: "user001", Path: "workflows/b.json"},
@@ -65,6 +68,7 @@ func samples() []cluster.Command {
 		&models.ForgetWorker{ID: "n/0"},
 		&files.Adopt{User: "user001", Files: []files.File{{Place: files.Place{Area: files.Input, Name: "b.png"}, Ref: ref, Size: 3}}},
 		&state.LeaveNode{ID: "n1"},
+		&files.Expire{User: "user001", Before: 7},
 	}
 }
 

@@ -2,6 +2,7 @@ package state
 
 import (
 	"cmp"
+	"crypto/ed25519"
 	"fmt"
 	"slices"
 
@@ -21,6 +22,9 @@ type Node struct {
 	// Left is when it said goodbye or was forgotten, 0 = it has not.
 	Left  int64  `cbor:"7,keyasint,omitempty" json:"left,omitempty"`
 	Drain *Drain `cbor:"8,keyasint,omitempty" json:"drain,omitempty"`
+	// Key is the public half of the ed25519 key with which a core node signs
+	// sessions and sign-in links, so that every gateway can check them.
+	Key []byte `cbor:"9,keyasint,omitempty" json:"key,omitempty"`
 }
 
 // Core reports whether the node holds the table.
@@ -117,6 +121,8 @@ func (t *nodes) put(c *PutNode, now int64, level uint32) (func() any, error) {
 	switch {
 	case n.ID == "" || n.Name == "" || len(n.Roles) > len(cluster.AllRoles()):
 		return nil, cluster.Errorf(cluster.Invalid, "a node has an id, a name and roles")
+	case len(n.Key) > 0 && (!n.Core() || len(n.Key) != ed25519.PublicKeySize):
+		return nil, cluster.Errorf(cluster.Invalid, "only a node that holds the table signs people in, with an ed25519 key")
 	case n.Core() && n.Level < level:
 		return nil, cluster.Errorf(cluster.Invalid, "node %s runs a build of level %d, and this workshop has agreed on level %d: install a newer version there", n.Name, n.Level, level)
 	case !known && len(t.rows) >= maxNodes && !t.forgettable():
@@ -165,6 +171,9 @@ func (t *nodes) digest(d *cluster.Digest) {
 		d.Int(n.Joined).Int(n.Changed).Int(n.Left)
 		for _, r := range n.Roles {
 			d.Text(string(r))
+		}
+		if len(n.Key) > 0 {
+			d.Bytes(n.Key)
 		}
 		if n.Drain != nil {
 			d.Int(n.Drain.At).Text(n.Drain.Actor)

@@ -15,7 +15,7 @@ const machinesURL = "https://login.tailscale.com/admin/machines"
 
 // approval is what a person must do, said once for each URL.
 type approval struct {
-	cfg TailnetConfig
+	cfg Config
 	url string
 }
 
@@ -40,7 +40,7 @@ func (a *approval) waited() error {
 }
 
 // refused puts what the control server says into a sentence with the cure.
-func refused(cfg TailnetConfig, said string) error {
+func refused(cfg Config, said string) error {
 	if strings.Contains(said, "requested tags") {
 		return cluster.Errorf(cluster.Forbidden, "The tailnet refused this node's tag (%s); give the tag an owner in the tailnet's policy file, or use a key that was made for it.", said)
 	}

@@ -125,5 +125,5 @@ func TestAMintedKeyLetsANodeIn(t *testing.T) {
 	if left := time.Until(until); left < 59*time.Minute || left > time.Hour+time.Second {
 		t.Errorf("the key opens for %v", left)
 	}
-	joined(t, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "verda", Tags: []string{cluster.TagGPU}, AuthKey: key, ControlURL: c.URL()})
+	joined(t, tailnet.Config{Dir: t.TempDir(), Hostname: "verda", Tags: []string{cluster.TagGPU}, AuthKey: key, ControlURL: c.URL()})
 }

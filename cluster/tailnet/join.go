@@ -25,8 +25,8 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 )
 
-// TailnetConfig says how this machine joins a tailnet.
-type TailnetConfig struct {
+// Config says how this machine joins a tailnet.
+type Config struct {
 	// Dir keeps the node's identity in the file "tailscaled.state": a secret,
 	// worth a backup, and never to be used by two nodes at once. Created 0700.
 	// An ephemeral node writes nothing that outlives Close; "" is allowed then.
@@ -74,7 +74,7 @@ var errNoKey = errors.New("a key is needed")
 // TS_CLIENT_SECRET and their kin are taken out of the process's environment,
 // so that neither the library nor a child process finds a secret there.
 // The Network is an Expirer.
-func Tailnet(ctx context.Context, cfg TailnetConfig) (Network, error) {
+func Tailnet(ctx context.Context, cfg Config) (Network, error) {
 	cfg, err := cfg.complete()
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func Tailnet(ctx context.Context, cfg TailnetConfig) (Network, error) {
 }
 
 // complete fills in what is left out and refuses what cannot work.
-func (c TailnetConfig) complete() (TailnetConfig, error) {
+func (c Config) complete() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -132,7 +132,7 @@ func (c TailnetConfig) complete() (TailnetConfig, error) {
 }
 
 // mint makes the key for this node, or gives "" when there is no client secret.
-func (c TailnetConfig) mint(ctx context.Context) (string, error) {
+func (c Config) mint(ctx context.Context) (string, error) {
 	if c.ClientSecret == "" {
 		return "", nil
 	}
@@ -143,7 +143,7 @@ func (c TailnetConfig) mint(ctx context.Context) (string, error) {
 	return key, err
 }
 
-func openState(cfg TailnetConfig) (ipn.StateStore, error) {
+func openState(cfg Config) (ipn.StateStore, error) {
 	if cfg.Ephemeral {
 		return new(mem.Store), nil
 	}
@@ -174,7 +174,7 @@ func enrolled(state ipn.StateStore) bool {
 }
 
 // join starts a server and waits until it is a member.
-func join(ctx context.Context, cfg TailnetConfig, state ipn.StateStore) (_ *node, err error) {
+func join(ctx context.Context, cfg Config, state ipn.StateStore) (_ *node, err error) {
 	n := &node{cfg: cfg, opened: newOpened(), member: enrolled(state)}
 	dir := cfg.Dir
 	if cfg.Ephemeral {

@@ -28,9 +28,6 @@ type LoopbackConfig struct {
 	Hall string
 }
 
-// Config is LoopbackConfig under the name that the agent knows.
-type Config = LoopbackConfig
-
 // idFile keeps the node's id in Dir, 0600.
 const idFile = "node-id"
 

@@ -14,7 +14,7 @@ import (
 
 func open(t *testing.T, dir string) tailnet.Network {
 	t.Helper()
-	n, err := tailnet.Loopback(tailnet.Config{Dir: dir, Name: "mello"})
+	n, err := tailnet.Loopback(tailnet.LoopbackConfig{Dir: dir, Name: "mello"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestDamagedIDIsNotReplaced(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "node-id"), []byte("\x00\x00"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := tailnet.Loopback(tailnet.Config{Dir: dir})
+	_, err := tailnet.Loopback(tailnet.LoopbackConfig{Dir: dir})
 	if cluster.CodeOf(err) != cluster.Invalid {
 		t.Fatalf("Loopback = %v, want an Invalid error", err)
 	}

@@ -25,7 +25,7 @@ import (
 
 // node is this machine as a member of a tailnet.
 type node struct {
-	cfg     TailnetConfig
+	cfg     Config
 	server  *tsnet.Server
 	client  *local.Client // in memory, to the server above
 	idle    http.Transport

@@ -40,7 +40,7 @@ type realm struct {
 func (r *realm) Open(t *testing.T, host, tag string) tailnet.Network {
 	t.Helper()
 	dir, known := r.dirs[host]
-	cfg := tailnet.TailnetConfig{Dir: dir, Hostname: hostname(host), Tags: []string{tag}, ControlURL: r.control.URL()}
+	cfg := tailnet.Config{Dir: dir, Hostname: hostname(host), Tags: []string{tag}, ControlURL: r.control.URL()}
 	if !known { // a known node comes back without a key
 		r.dirs[host] = t.TempDir()
 		cfg.Dir, cfg.AuthKey = r.dirs[host], r.control.NewKey(controltest.KeyOptions{})
@@ -54,7 +54,7 @@ func hostname(host string) string {
 }
 
 // joined joins within a time that a loaded machine keeps.
-func joined(t *testing.T, cfg tailnet.TailnetConfig) tailnet.Network {
+func joined(t *testing.T, cfg tailnet.Config) tailnet.Network {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -81,7 +81,7 @@ func TestTailnetConforms(t *testing.T) {
 func TestAPersonLetsANodeIn(t *testing.T) {
 	c := control(t, controltest.Config{})
 	asked := make(chan string, 8)
-	cfg := tailnet.TailnetConfig{
+	cfg := tailnet.Config{
 		Dir: filepath.Join(t.TempDir(), "tailnet"), Hostname: "mello", Tags: []string{cluster.TagCore}, ControlURL: c.URL(),
 		Approve: func(url string) { asked <- url },
 	}
@@ -111,7 +111,7 @@ func TestNobodyLetsANodeIn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	asked := make(chan string, 8)
-	_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "mello", ControlURL: c.URL(), Approve: func(url string) { asked <- url }})
+	_, err := tailnet.Tailnet(ctx, tailnet.Config{Dir: t.TempDir(), Hostname: "mello", ControlURL: c.URL(), Approve: func(url string) { asked <- url }})
 	if cluster.CodeOf(err) != cluster.Unavailable || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Tailnet = %v", err)
 	}
@@ -128,7 +128,7 @@ func TestNoControlServer(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "mello", ControlURL: url, AuthKey: "tskey-auth-x"})
+	_, err := tailnet.Tailnet(ctx, tailnet.Config{Dir: t.TempDir(), Hostname: "mello", ControlURL: url, AuthKey: "tskey-auth-x"})
 	if cluster.CodeOf(err) != cluster.Unavailable || !strings.Contains(err.Error(), url) {
 		t.Fatalf("Tailnet = %v", err)
 	}
@@ -137,7 +137,7 @@ func TestNoControlServer(t *testing.T) {
 func TestBadKeysAreNamed(t *testing.T) {
 	c := control(t, controltest.Config{})
 	used := c.NewKey(controltest.KeyOptions{})
-	joined(t, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "first", AuthKey: used, ControlURL: c.URL()})
+	joined(t, tailnet.Config{Dir: t.TempDir(), Hostname: "first", AuthKey: used, ControlURL: c.URL()})
 	for why, key := range map[string]string{
 		"does not exist": "tskey-auth-wrong",
 		"has expired":    c.NewKey(controltest.KeyOptions{Expires: time.Now().Add(-time.Second)}),
@@ -145,7 +145,7 @@ func TestBadKeysAreNamed(t *testing.T) {
 		"not one of":     c.NewKey(controltest.KeyOptions{Tags: []string{cluster.TagGPU}}),
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, AuthKey: key, ControlURL: c.URL()})
+		_, err := tailnet.Tailnet(ctx, tailnet.Config{Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, AuthKey: key, ControlURL: c.URL()})
 		cancel()
 		if cluster.CodeOf(err) != cluster.Unauthorized || !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %v", why, err)
@@ -160,7 +160,7 @@ func TestATagThatNobodyOwnsIsNamed(t *testing.T) {
 	c := control(t, controltest.Config{})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{
+	_, err := tailnet.Tailnet(ctx, tailnet.Config{
 		Dir: t.TempDir(), Hostname: "mello", Tags: []string{"tag:other"}, ControlURL: c.URL(), AuthKey: c.NewKey(controltest.KeyOptions{}),
 	})
 	if cluster.CodeOf(err) != cluster.Forbidden || !strings.Contains(err.Error(), "tag:other") {
@@ -172,7 +172,7 @@ func TestANodeWithoutItsTagIsNoMember(t *testing.T) {
 	c := control(t, controltest.Config{})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	_, err := tailnet.Tailnet(ctx, tailnet.TailnetConfig{
+	_, err := tailnet.Tailnet(ctx, tailnet.Config{
 		Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, ControlURL: c.URL(),
 		AuthKey: c.NewKey(controltest.KeyOptions{Untagged: true}),
 	})
@@ -184,8 +184,8 @@ func TestANodeWithoutItsTagIsNoMember(t *testing.T) {
 func TestAnEphemeralNodeLeavesNothing(t *testing.T) {
 	c := control(t, controltest.Config{})
 	t.Setenv("TMPDIR", t.TempDir())
-	core := joined(t, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, AuthKey: c.NewKey(controltest.KeyOptions{}), ControlURL: c.URL()})
-	gpu := joined(t, tailnet.TailnetConfig{Hostname: "verda", Ephemeral: true, Tags: []string{cluster.TagGPU}, AuthKey: c.NewKey(controltest.KeyOptions{}), ControlURL: c.URL()})
+	core := joined(t, tailnet.Config{Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, AuthKey: c.NewKey(controltest.KeyOptions{}), ControlURL: c.URL()})
+	gpu := joined(t, tailnet.Config{Hostname: "verda", Ephemeral: true, Tags: []string{cluster.TagGPU}, AuthKey: c.NewKey(controltest.KeyOptions{}), ControlURL: c.URL()})
 	listed := func() bool {
 		peers, err := core.Peers(t.Context())
 		return err == nil && slices.ContainsFunc(peers, func(p tailnet.Peer) bool { return p.ID == gpu.Self().ID })
@@ -203,7 +203,7 @@ func TestAnEphemeralNodeLeavesNothing(t *testing.T) {
 
 func TestAClientSecretMakesTheKeyItself(t *testing.T) {
 	c := control(t, controltest.Config{})
-	cfg := tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, ClientSecret: c.ClientSecret(), ControlURL: c.URL(), APIURL: c.URL()}
+	cfg := tailnet.Config{Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, ClientSecret: c.ClientSecret(), ControlURL: c.URL(), APIURL: c.URL()}
 	first := joined(t, cfg)
 	id := first.Self().ID
 	if err := first.Close(); err != nil {
@@ -231,12 +231,12 @@ func TestAClientSecretMakesTheKeyItself(t *testing.T) {
 func TestAnExpiredNodeIsLetInAgain(t *testing.T) {
 	c := control(t, controltest.Config{})
 	asked := make(chan string, 8)
-	cfg := tailnet.TailnetConfig{
+	cfg := tailnet.Config{
 		Dir: t.TempDir(), Hostname: "mello", Tags: []string{cluster.TagCore}, ControlURL: c.URL(),
 		AuthKey: c.NewKey(controltest.KeyOptions{}), Approve: func(url string) { asked <- url },
 	}
 	first := joined(t, cfg)
-	other := joined(t, tailnet.TailnetConfig{Dir: t.TempDir(), Hostname: "mac", Tags: []string{cluster.TagCore}, ControlURL: c.URL(), AuthKey: c.NewKey(controltest.KeyOptions{})})
+	other := joined(t, tailnet.Config{Dir: t.TempDir(), Hostname: "mac", Tags: []string{cluster.TagCore}, ControlURL: c.URL(), AuthKey: c.NewKey(controltest.KeyOptions{})})
 	id := first.Self().ID
 	back := func() {
 		networktest.Await(t, "the node is online", func() bool {
@@ -276,7 +276,7 @@ func TestAnExpiredNodeIsLetInAgain(t *testing.T) {
 }
 
 func TestWhatCannotJoinIsSaidAtOnce(t *testing.T) {
-	for what, cfg := range map[string]tailnet.TailnetConfig{
+	for what, cfg := range map[string]tailnet.Config{
 		"no folder":           {Hostname: "mello"},
 		"no name":             {Dir: t.TempDir()},
 		"a secret, no tag":    {Dir: t.TempDir(), Hostname: "mello", ClientSecret: "tskey-client-x-y"},
@@ -290,7 +290,7 @@ func TestWhatCannotJoinIsSaidAtOnce(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(damaged, "tailscaled.state"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tailnet.Tailnet(t.Context(), tailnet.TailnetConfig{Dir: damaged, Hostname: "mello", Logger: slog.New(slog.DiscardHandler)}); cluster.CodeOf(err) != cluster.Invalid {
+	if _, err := tailnet.Tailnet(t.Context(), tailnet.Config{Dir: damaged, Hostname: "mello", Logger: slog.New(slog.DiscardHandler)}); cluster.CodeOf(err) != cluster.Invalid {
 		t.Errorf("a damaged identity: %v", err)
 	}
 }

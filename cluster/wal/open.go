@@ -2,6 +2,7 @@ package wal
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -69,7 +70,7 @@ func (s *segment) load() (flush uint64, err error) {
 		return 0, err
 	}
 	b := make([]byte, s.size)
-	if n, err := s.file.ReadAt(b, 0); err != nil && (err != io.EOF || n < len(b)) {
+	if n, err := s.file.ReadAt(b, 0); err != nil && (!errors.Is(err, io.EOF) || n < len(b)) {
 		return 0, err
 	}
 	for {

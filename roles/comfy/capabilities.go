@@ -22,6 +22,16 @@ type Capabilities struct {
 	Features         json.RawMessage            `json:"features"`
 	GlobalSubgraphs  json.RawMessage            `json:"global_subgraphs"`
 	NodeReplacements json.RawMessage            `json:"node_replacements"`
+	Subgraphs        map[string]json.RawMessage `json:"subgraphs,omitempty"` // by id: /global_subgraphs/{id}, with its data
+	Metadata         map[string]json.RawMessage `json:"metadata,omitempty"`  // by "folder/name": /view_metadata
+	Previews         map[string]WebFile         `json:"previews,omitempty"`  // by "folder/name": pictures of models
+	Web              map[string]WebFile         `json:"web,omitempty"`       // by path: what custom nodes bring for the page
+}
+
+// WebFile is a file of a server's web folders.
+type WebFile struct {
+	Type string `json:"type"` // Content-Type as the server gave it
+	Body []byte `json:"body"`
 }
 
 // maxCapabilities bounds the unpacked document, in bytes.

@@ -112,6 +112,30 @@ func (c *Client) GetJSON(ctx context.Context, path string) (json.RawMessage, err
 	return raw, nil
 }
 
+// File fetches a file of at most limit bytes, and its Content-Type. A larger one
+// is ErrTooLarge.
+func (c *Client) File(ctx context.Context, path string, limit int64) (body []byte, contentType string, err error) {
+	req, err := c.request(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, "", fmt.Errorf("GET %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, "", &StatusError{Method: http.MethodGet, Path: path, Status: resp.StatusCode}
+	}
+	if body, err = io.ReadAll(io.LimitReader(resp.Body, limit+1)); err != nil {
+		return nil, "", fmt.Errorf("GET %s: read answer: %w", path, err)
+	}
+	if int64(len(body)) > limit {
+		return nil, "", fmt.Errorf("GET %s: %w", path, ErrTooLarge)
+	}
+	return body, resp.Header.Get("Content-Type"), nil
+}
+
 // Prompt submits a body as PromptRequest.Encode makes it. A refusal is a
 // *PromptError; an answer that cannot be understood is a *StatusError.
 func (c *Client) Prompt(ctx context.Context, body json.RawMessage) (PromptResponse, error) {

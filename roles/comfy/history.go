@@ -26,6 +26,17 @@ func (q QueueItem) bytes() json.RawMessage {
 	return list([]json.RawMessage{encode(q.Number), quote(q.PromptID), orEmpty(q.Prompt), orEmpty(q.ExtraData), encode(notNil(q.Outputs))})
 }
 
+// Head is the beginning of the list, up to the prompt; Tail is the rest, which is
+// the same wherever the item stands.
+func (q QueueItem) Head() string {
+	return "[" + string(encode(q.Number)) + "," + string(quote(q.PromptID)) + ","
+}
+
+// Tail is the list from the prompt on.
+func (q QueueItem) Tail() json.RawMessage {
+	return list([]json.RawMessage{orEmpty(q.Prompt), orEmpty(q.ExtraData), encode(notNil(q.Outputs))})[1:]
+}
+
 // UnmarshalJSON reads the list.
 func (q *QueueItem) UnmarshalJSON(raw []byte) error {
 	parts, err := ParseArray(raw)
@@ -161,6 +172,18 @@ type NodeMeta struct {
 // Encode writes the entry as a value of the history object.
 func (h HistoryEntry) Encode() json.RawMessage {
 	return Object{{"prompt", h.Prompt.bytes()}, {"outputs", h.Outputs.bytes()}, {"status", encode(h.Status)}, {"meta", h.Meta.bytes()}}.bytes()
+}
+
+// Head is the beginning of the entry as a member of the history object, up to the
+// prompt; Tail is the rest.
+func (h HistoryEntry) Head() string {
+	return string(quote(h.Prompt.PromptID)) + `:{"prompt":` + h.Prompt.Head()
+}
+
+// Tail is the entry from the prompt on.
+func (h HistoryEntry) Tail() json.RawMessage {
+	rest := Object{{"outputs", h.Outputs.bytes()}, {"status", encode(h.Status)}, {"meta", h.Meta.bytes()}}.bytes()
+	return append(append(h.Prompt.Tail(), ','), rest[1:]...)
 }
 
 // EncodeHistory writes the answer of GET /history: entries in the order given,

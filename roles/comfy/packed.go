@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -22,13 +23,19 @@ func Pack(raw []byte) ([]byte, error) {
 	return w.EncodeAll(raw, nil), nil
 }
 
-// Unpack reads what Pack wrote.
-func Unpack(b []byte) ([]byte, error) {
+// unpackers are used again: making one costs more than most documents do.
+var unpackers = sync.Pool{New: func() any {
 	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxUnpacked))
 	if err != nil {
-		return nil, fmt.Errorf("unpack: %w", err)
+		panic(err) // the options are valid ones
 	}
-	defer r.Close()
+	return r
+}}
+
+// Unpack reads what Pack wrote.
+func Unpack(b []byte) ([]byte, error) {
+	r := unpackers.Get().(*zstd.Decoder)
+	defer unpackers.Put(r)
 	raw, err := r.DecodeAll(b, nil)
 	if err != nil {
 		return nil, fmt.Errorf("unpack: %w", err)

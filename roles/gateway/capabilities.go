@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/models"
@@ -27,11 +27,15 @@ type capabilities struct {
 	merged  *comfy.Capabilities
 	renamed map[string]bool // old class names that workers replace by new ones
 
-	lists listCache
+	pages   map[string]comfy.WebFile // see webFiles
+	loading sync.Mutex               // held by reload
+	told    map[cluster.Ref]bool     // documents whose absence was logged; reload's own
+	lacking atomic.Bool              // a document could not be read: it is tried again
+	lists   listCache
 }
 
 func newCapabilities(g *Gateway) *capabilities {
-	return &capabilities{g: g, merged: &comfy.Capabilities{}}
+	return &capabilities{g: g, merged: &comfy.Capabilities{}, told: map[cluster.Ref]bool{}}
 }
 
 // objectInfo is the merged description of all nodes; nil when no worker has
@@ -48,6 +52,13 @@ func (c *capabilities) doc() *comfy.Capabilities {
 	return c.merged
 }
 
+// web is what custom nodes bring for the page, by decoded path.
+func (c *capabilities) web() map[string]comfy.WebFile {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.pages
+}
+
 func (c *capabilities) replaced(class string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -57,6 +68,8 @@ func (c *capabilities) replaced(class string) bool {
 // reload reads the catalogue's documents if they changed. A document that
 // cannot be read leaves what was known before.
 func (c *capabilities) reload(ctx context.Context) {
+	c.loading.Lock()
+	defer c.loading.Unlock()
 	var workers []models.Worker
 	c.g.cfg.Tables.Models(func(t *models.Table) { workers = t.Workers() })
 	// The newest first: where two differ, it speaks for the class.
@@ -71,18 +84,27 @@ func (c *capabilities) reload(ctx context.Context) {
 	same := slices.Equal(refs, c.refs)
 	c.mu.RUnlock()
 	if same || len(refs) == 0 {
+		c.lacking.Store(false)
 		return
 	}
 	var docs []*comfy.Capabilities
+	var had []cluster.Ref
 	for _, ref := range refs {
 		doc, err := c.read(ctx, ref)
 		if err != nil {
-			c.g.log.Error("a worker's capabilities cannot be read", "ref", ref.Short(), "err", err)
+			if !c.told[ref] { // once, not at every try
+				c.told[ref] = true
+				c.g.log.Warn("a worker's capabilities cannot be read now; they are tried again", "ref", ref.Short(), "err", err)
+			}
 			continue
 		}
-		docs = append(docs, doc)
+		docs, had = append(docs, doc), append(had, ref)
 	}
-	if len(docs) == 0 {
+	c.lacking.Store(len(had) < len(refs))
+	c.mu.RLock()
+	same = slices.Equal(had, c.refs) || len(had) == 0
+	c.mu.RUnlock()
+	if same {
 		return
 	}
 	merged, info, err := merge(docs)
@@ -97,10 +119,31 @@ func (c *capabilities) reload(ctx context.Context) {
 		}
 	}
 	c.mu.Lock()
-	c.refs, c.merged, c.info, c.renamed = refs, merged, mended(info), renamed
+	c.pages = webFiles(merged)
+	c.refs, c.merged, c.info, c.renamed = had, merged, mended(info), renamed
 	c.version++
 	c.mu.Unlock()
 	c.g.log.Info("capabilities known", "workers", len(workers), "classes", info.Len())
+}
+
+// lookAgain is how often a worker's description is tried to be had that could
+// not be read: the machine that keeps it was away.
+const lookAgain = 2 * time.Second
+
+// run tries again what could not be read, until ctx ends.
+func (c *capabilities) run(ctx context.Context) {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if c.lacking.Load() {
+				c.reload(ctx)
+			}
+		}
+	}
 }
 
 func (c *capabilities) read(ctx context.Context, ref cluster.Ref) (*comfy.Capabilities, error) {
@@ -115,50 +158,54 @@ func (c *capabilities) read(ctx context.Context, ref cluster.Ref) (*comfy.Capabi
 // merge makes the union; the first document speaks where one value is served.
 func merge(docs []*comfy.Capabilities) (*comfy.Capabilities, *comfy.ObjectInfo, error) {
 	out := *docs[0]
-	info, err := comfy.ParseObjectInfo(docs[0].ObjectInfo)
-	if err != nil {
-		return nil, nil, fmt.Errorf("object_info: %w", err)
-	}
-	out.Models = map[string][]string{}
-	out.Embeddings = nil
-	out.ExperimentModels = maps.Clone(out.ExperimentModels)
-	if out.ExperimentModels == nil {
-		out.ExperimentModels = map[string]json.RawMessage{}
-	}
-	for _, d := range docs {
+	out.Models, out.Embeddings, out.Extensions = map[string][]string{}, nil, nil
+	out.ExperimentModels, out.Metadata, out.Previews = map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]comfy.WebFile{}
+	out.Subgraphs, out.Web = map[string]json.RawMessage{}, map[string]comfy.WebFile{}
+	infos := make([]*comfy.ObjectInfo, len(docs))
+	var err error
+	for i, d := range docs {
+		if infos[i], err = comfy.ParseObjectInfo(d.ObjectInfo); err != nil {
+			return nil, nil, fmt.Errorf("object_info: %w", err)
+		}
 		for folder, names := range d.Models {
 			out.Models[folder] = union(out.Models[folder], names)
 		}
 		out.Embeddings = union(out.Embeddings, d.Embeddings)
-	}
-	for _, d := range docs[1:] {
-		more, err := comfy.ParseObjectInfo(d.ObjectInfo)
-		if err != nil {
-			return nil, nil, fmt.Errorf("object_info: %w", err)
-		}
-		var absent []*comfy.Class
-		for _, name := range more.Names() {
-			if _, ok := info.Class(name); !ok {
-				class, _ := more.Class(name)
-				absent = append(absent, class)
+		for _, path := range d.Extensions {
+			if !slices.Contains(out.Extensions, path) {
+				out.Extensions = append(out.Extensions, path)
 			}
 		}
-		info = info.With(absent...)
-		for folder, raw := range d.ExperimentModels {
-			if _, ok := out.ExperimentModels[folder]; !ok {
-				out.ExperimentModels[folder] = raw
-			}
-		}
+		fillIn(out.ExperimentModels, d.ExperimentModels)
+		fillIn(out.Metadata, d.Metadata)
+		fillIn(out.Previews, d.Previews)
+		fillIn(out.Subgraphs, d.Subgraphs)
+		fillIn(out.Web, d.Web)
+		out.I18n = comfy.MergeObjects(out.I18n, d.I18n)
+		out.NodeReplacements = comfy.MergeObjects(out.NodeReplacements, d.NodeReplacements)
 	}
 	// The parsed form holds every byte; the document need not hold them again.
 	out.ObjectInfo = nil
-	return &out, info, nil
+	return &out, comfy.MergeObjectInfo(infos...), nil
+}
+
+// fillIn adds what is not there.
+func fillIn[V any](to, from map[string]V) {
+	for k, v := range from {
+		if _, ok := to[k]; !ok {
+			to[k] = v
+		}
+	}
 }
 
 func union(a, b []string) []string {
+	have := make(map[string]bool, len(a)+len(b))
+	for _, s := range a {
+		have[s] = true
+	}
 	for _, s := range b {
-		s = strings.ReplaceAll(s, `\`, "/")
-		if !slices.Contains(a, s) {
+		if s = comfy.SlashedName(s); !have[s] {
+			have[s] = true
 			a = append(a, s)
 		}
 	}

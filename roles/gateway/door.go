@@ -68,6 +68,10 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	ctx.SetUserValue(userKey, id.User)
+	if !sameOrigin(ctx) {
+		fail(ctx, errOtherSite)
+		return
+	}
 	switch {
 	case rest == "" && prefix != "":
 		redirect(ctx, prefix+"/"+query(ctx), fasthttp.StatusPermanentRedirect)
@@ -86,11 +90,10 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		fail(ctx, cluster.Errorf(cluster.Forbidden, "This is not your ComfyUI. Yours is at /%s/.", id.User))
 		return
 	}
-	if !sameSite(ctx) {
-		fail(ctx, cluster.Errorf(cluster.Forbidden, "This request comes from another site and was refused."))
-		return
-	}
 	c := &call{RequestCtx: ctx, life: g.life, id: id, user: id.User, prefix: prefix, path: rest}
+	if rest == "/" {
+		g.meet(c)
+	}
 	g.route(c)
 }
 
@@ -98,12 +101,13 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 func (g *Gateway) route(c *call) {
 	method := string(c.Method())
 	r, params, allowed := g.routes.find(method, c.path)
-	if r == nil && !allowed {
-		if rest, ok := strings.CutPrefix(c.path, "/api"); ok && strings.HasPrefix(rest, "/") {
-			r, params, allowed = g.routes.find(method, rest)
-			if r != nil {
-				c.path = rest
-			}
+	for range 2 { // ComfyUI registers /api/jobs, and so has /api/api/jobs
+		rest, ok := strings.CutPrefix(c.path, "/api")
+		if r != nil || allowed || !ok || !strings.HasPrefix(rest, "/") {
+			break
+		}
+		if r, params, allowed = g.routes.find(method, rest); r != nil || strings.HasPrefix(rest, "/api/") {
+			c.path = rest
 		}
 	}
 	if r == nil {

@@ -38,14 +38,14 @@ func TestDoor(t *testing.T) {
 			t.Errorf("%s: %d to %q", target, a.status, a.header.Get("Location"))
 		}
 	}
-	a := w.get("", "/login").want(t, 401)
+	a := w.get("", "/login?how=basic").want(t, 401)
 	if !strings.HasPrefix(a.header.Get("WWW-Authenticate"), "Basic realm=") {
 		t.Errorf("the browser is not asked: %v", a.header)
 	}
-	if a := w.get(ann, "/login").want(t, 302); a.header.Get("Location") != "/" {
+	if a := w.get(ann, "/login?how=basic").want(t, 302); a.header.Get("Location") != "/" {
 		t.Errorf("after the sign-in to %q", a.header.Get("Location"))
 	}
-	if a := w.get(boss, "/login").want(t, 302); a.header.Get("Location") != "/admin/" {
+	if a := w.get(boss, "/login?how=basic").want(t, 302); a.header.Get("Location") != "/admin/" {
 		t.Errorf("the instructor comes to %q", a.header.Get("Location"))
 	}
 	for _, target := range []string{"/", "/user001/"} {

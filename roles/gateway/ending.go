@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
@@ -25,23 +26,7 @@ func (h *hub) changed(ctx context.Context, u cluster.User, ids []jobs.ID) {
 		}
 	})
 	slices.SortFunc(rows, func(a, b jobs.Job) int { return cmp.Compare(a.EndNumber, b.EndNumber) })
-	var ends []*jobs.Job
-	h.mu.Lock()
-	a := h.audience(u)
-	for i := range rows {
-		j := &rows[i]
-		if !j.State.Ended() {
-			a.open[j.ID.Prompt] = true
-			continue
-		}
-		known := a.open[j.ID.Prompt]
-		delete(a.open, j.ID.Prompt)
-		// A row that ended long ago moves only when it is hidden from history.
-		if known || !j.Hidden {
-			ends = append(ends, j)
-		}
-	}
-	h.mu.Unlock()
+	ends, moved := h.settle(u, rows)
 
 	// Reading history blobs must not hold up the other pages' events.
 	terminals := make([]comfy.Message, len(ends))
@@ -52,6 +37,7 @@ func (h *hub) changed(ctx context.Context, u cluster.User, ids []jobs.ID) {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	a := h.audience(u)
 	status := comfy.Status(h.g.remaining(u), "")
 	told := map[*sock]bool{} // who has heard the new count
 	for i, j := range ends {
@@ -61,26 +47,56 @@ func (h *hub) changed(ctx context.Context, u cluster.User, ids []jobs.ID) {
 			continue // never ran: as in ComfyUI, only the queue's length tells
 		}
 		if j.ClientID != "" {
-			h.finish(a, j, l != nil && l.started, terminals[i], status, told)
+			h.finish(a, j, l != nil && l.Started(), terminals[i], status, told)
 		}
 	}
 	for s := range a.socks {
-		if !told[s] {
+		if moved && !told[s] {
 			s.send(status)
 		}
 	}
 }
 
-// finish sends a job's last messages to its own pages; status goes between the
-// terminal event and the very last. Pages ignore the end of what never began.
-func (h *hub) finish(a *audience, j *jobs.Job, started bool, terminal, status comfy.Message, told map[*sock]bool) {
-	first, last := comfy.ExecutionStart(j.ID.Prompt, cmp.Or(j.Started, j.Created)), comfy.ExecutingDone(j.ID.Prompt)
-	heard := false
-	for s := range a.socks {
-		if s.client != j.ClientID {
+// settle notes how jobs stand and returns those whose end is news. moved says
+// that the queue is another than the pages know.
+func (h *hub) settle(u cluster.User, rows []jobs.Job) (ends []*jobs.Job, moved bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.audience(u)
+	for i := range rows {
+		j := &rows[i]
+		before, known := a.open[j.ID.Prompt]
+		if !j.State.Ended() {
+			now := standingOf(j)
+			moved = moved || !known || before != now
+			a.open[j.ID.Prompt] = now
 			continue
 		}
-		heard, told[s] = true, true
+		delete(a.open, j.ID.Prompt)
+		moved = moved || known
+		// A row that ended long ago moves only when it is hidden from history. One
+		// that is read late may have ended by then, and its end is still to come as a
+		// change of its own.
+		if (known || !j.Hidden) && a.told.add(j.ID.Prompt) {
+			ends, moved = append(ends, j), true
+		}
+	}
+	return ends, moved
+}
+
+func standingOf(j *jobs.Job) standing { return standing{executing: executing(j), order: j.Order} }
+
+// finish sends a job's last messages to the pages that hear of it; status goes
+// between the terminal event and the very last. Pages ignore the end of what
+// never began.
+func (h *hub) finish(a *audience, j *jobs.Job, started bool, terminal, status comfy.Message, told map[*sock]bool) {
+	first, last := comfy.ExecutionStart(j.ID.Prompt, cmp.Or(j.Started, j.Created)), comfy.ExecutingDone(j.ID.Prompt)
+	own := false // its own page was there
+	for s := range a.socks {
+		if !s.hears(j) {
+			continue
+		}
+		own, told[s] = own || s.client == j.ClientID, true
 		if !started {
 			s.send(first)
 		}
@@ -88,15 +104,71 @@ func (h *hub) finish(a *audience, j *jobs.Job, started bool, terminal, status co
 		s.send(status)
 		s.send(last)
 	}
-	if !heard {
+	switch {
+	case own:
+		h.tell(a, j.ID, j.ClientID)
+	case !a.heard.has(j.ID.Prompt):
 		// Whether the page that comes back knows that it began is not known.
-		h.keepEnd(a, j.ClientID, parcel{h.g.cfg.Now(), [][]byte{first.Encode(), terminal.Encode(), last.Encode()}})
+		a.keep(j.ClientID, parcel{h.g.cfg.Now(), j.ID.Prompt, []comfy.Message{first, terminal, last}})
 	}
 }
 
-// keepEnd keeps how a job ended for a client id that is away. The oldest give
-// way.
-func (h *hub) keepEnd(a *audience, client string, p parcel) {
+// tell lets the other gateways know that a page has heard how its job ended.
+func (h *hub) tell(a *audience, id jobs.ID, client string) {
+	a.heard.add(id.Prompt)
+	if h.g.cfg.Tell != nil {
+		h.g.cfg.Tell(jobs.Event{Job: id, ClientID: client, Type: jobs.EventHeard})
+	}
+}
+
+// missed tells a page how its jobs ended while it was away. Of those that ended
+// before this gateway was there it is not known whether the page was told: it
+// gets the one message that does no harm twice.
+func (h *hub) missed(a *audience, s *sock) {
+	since := h.g.cfg.Now().Add(-keepLate)
+	var before []jobs.Job
+	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
+		before = t.Recent(latePerOne, func(j *jobs.Job) bool {
+			_, open := a.open[j.ID.Prompt] // its end is about to be told
+			return j.ID.User == s.user && j.ClientID == s.client && j.Started > 0 && j.Ended > since.UnixMilli() &&
+				!open && !a.told.has(j.ID.Prompt) && !a.heard.has(j.ID.Prompt)
+		})
+	})
+	for _, j := range slices.Backward(before) {
+		s.send(comfy.ExecutingDone(j.ID.Prompt))
+	}
+	for _, p := range a.late[s.client] {
+		if p.at.Before(since) {
+			continue
+		}
+		for _, m := range p.frames {
+			s.send(m)
+		}
+		h.tell(a, jobs.ID{User: s.user, Prompt: p.prompt}, s.client)
+	}
+	delete(a.late, s.client)
+}
+
+// forget drops the end of a job of which its page has heard at another gateway.
+func (a *audience) forget(client, prompt string) {
+	a.heard.add(prompt)
+	left := slices.DeleteFunc(a.late[client], func(p parcel) bool { return p.prompt == prompt })
+	if a.late[client] = left; len(left) == 0 {
+		delete(a.late, client)
+	}
+}
+
+// How long the end of a job is kept for a page that was away, for how many
+// client ids of one user, and how many ends for one of them: scripts take a new
+// client id each time and never come back.
+const (
+	keepLate   = 10 * time.Minute
+	lateUsers  = 100
+	latePerOne = 20
+)
+
+// keep keeps how a job ended for a client id that is away. The oldest give way.
+func (a *audience) keep(client string, p parcel) {
 	newest := func(ps []parcel) int64 { return ps[len(ps)-1].at.UnixNano() }
 	maps.DeleteFunc(a.late, func(_ string, ps []parcel) bool { return p.at.UnixNano()-newest(ps) > keepLate.Nanoseconds() })
 	if a.late[client] == nil && len(a.late) >= lateUsers {

@@ -6,9 +6,11 @@
 // refuses to run anything itself.
 //
 //	door.go      one request: headers, who, whose, which route
-//	routes.go    the one table of routes; identity.go who may use which
+//	identity.go login.go headers.go   who asks, how they sign in, what a browser may do
+//	routes.go    the one table of routes
 //	prompt.go queue.go history.go jobslist.go      work
-//	sockets.go hub.go ending.go                    what a page hears while it works
+//	hub.go audience.go relay.go ending.go          what a page hears while it works
+//	sockets.go wsframe.go pond_linux.go            and how
 //	userdata.go settings.go templates.go           what a page keeps
 //	view.go upload.go                              pictures in both directions
 //	capabilities.go objectinfo.go system.go        what the workers can do
@@ -64,6 +66,7 @@ type Config struct {
 	Watch     func() Watcher
 	Blobs     blob.Store
 	Subscribe func(func(jobs.Event)) (cancel func())
+	Tell      func(jobs.Event) // to the other gateways; it must not block. Nil: there is none
 	SignIn    *signin.SignIn
 	Frontend  *frontend.Files
 
@@ -76,7 +79,13 @@ type Config struct {
 	// actor's name. It may stream.
 	Admin func(actor string) http.Handler
 	// Health is /healthz: its status and its JSON.
-	Health     func() (status int, body []byte)
+	Health func() (status int, body []byte)
+	// GPUs counts the workers that are there now. Nil: a worker that was ever seen
+	// counts as there.
+	GPUs func() int
+	// NodeWeb names the packs of custom nodes whose scripts and style sheets pages
+	// get; "*" means all that workers have.
+	NodeWeb    []string
 	MaxWaiting uint64 // waiting jobs over which a new one is refused; 0 = no limit
 	MaxBody    int    // of a request that is not an upload, in bytes; 0 = 64 MiB
 	MaxUpload  int64  // of one upload, in bytes; 0 = 10 GB
@@ -96,6 +105,7 @@ type Gateway struct {
 	secrets   *secrets
 	problems  *problems
 	histories *histories
+	pieces    *pieces
 	desk      *desk
 	life      context.Context // until Run returns; what requests derive theirs from
 	end       context.CancelFunc
@@ -119,6 +129,7 @@ func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, log: cfg.Logger.With("component", "gateway"), problems: newProblems()}
 	g.secrets = newSecrets(cfg.Now)
 	g.histories = newHistories(cfg.Blobs)
+	g.pieces = newPieces()
 	g.caps = newCapabilities(g)
 	var err error
 	if g.templates, err = loadTemplates(cfg.TemplateDir, cfg.DefaultTemplate); err != nil {
@@ -148,13 +159,20 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.end() // last: answers on their way still commit
 	// Before the first request: a page that loads now must not see an empty list
 	// of nodes, and a page that was cut off by a restart comes back at once.
-	watch, end := g.hub.begin(ctx)
+	watch, end, err := g.hub.begin(ctx)
+	if err != nil {
+		return err
+	}
 	defer end()
 	hubDone := make(chan error, 1)
 	go func() { hubDone <- g.hub.run(ctx, watch) }()
+	var aside sync.WaitGroup
+	aside.Go(func() { g.caps.run(ctx) })
+	aside.Go(func() { g.expire(ctx) })
+	defer aside.Wait()
+	defer cancel()
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(g.cfg.Listener) }()
-	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-served:

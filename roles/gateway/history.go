@@ -15,6 +15,7 @@ import (
 	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/roles/comfy"
+	"github.com/ahelme/comfyume/roles/gateway/stitch"
 )
 
 // history is GET /history: ended jobs, oldest first. offset counts from the
@@ -60,18 +61,33 @@ func (g *Gateway) historyOf(c *call) {
 }
 
 func (g *Gateway) writeHistory(c *call, rows []jobs.Job) {
-	entries := make([]comfy.HistoryEntry, 0, len(rows))
+	var out stitch.Writer
+	comma := "{"
 	for i := range rows {
-		e, err := g.histories.entry(c, &rows[i])
+		j := &rows[i]
+		tail, err := g.pieces.get(historyKey(j), func() ([]byte, error) {
+			e, err := g.histories.entry(c, j)
+			return e.Tail(), err
+		})
 		if err != nil {
 			// One damaged entry must not empty the whole list.
-			g.log.Error("a history entry cannot be read", "job", rows[i].ID, "err", err)
+			g.log.Error("a history entry cannot be read", "job", j.ID, "err", err)
 			continue
 		}
-		entries = append(entries, e)
+		out.Text(comma + comfy.HistoryEntry{Prompt: comfy.QueueItem{Number: float64(j.EndNumber), PromptID: j.ID.Prompt}}.Head())
+		out.Piece(tail)
+		comma = ","
 	}
-	c.Response.Header.Set("Vary", "Accept-Encoding")
-	writeCompressed(c, comfy.EncodeHistory(entries))
+	if comma == "{" {
+		out.Text("{")
+	}
+	out.Text("}")
+	writeGzip(c, out.Bytes())
+}
+
+// historyKey names an ended job's entry: all of it but its number and id.
+func historyKey(j *jobs.Job) string {
+	return "h/" + string(j.ID.User) + "/" + j.ID.Prompt + "/" + string(j.History) + "/" + string(j.State) + "/" + strconv.FormatInt(j.Ended, 36)
 }
 
 // changeHistory is POST /history: clear or delete one's own.

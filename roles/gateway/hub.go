@@ -1,16 +1,16 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/fasthttp/websocket"
-
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
@@ -19,7 +19,8 @@ import (
 // looked up within its user: pages choose it themselves, and it survives in a
 // browser tab from one user to the next.
 type hub struct {
-	g *Gateway
+	g    *Gateway
+	pond *pond // set by begin
 
 	serving sync.WaitGroup // one for each open socket
 
@@ -28,56 +29,30 @@ type hub struct {
 	users  map[cluster.User]*audience
 }
 
-type audience struct {
-	socks map[*sock]bool
-	live  map[string]*live    // running jobs by prompt id
-	open  map[string]bool     // jobs that have not ended, as last seen
-	late  map[string][]parcel // by client id: how jobs ended while nobody listened
-}
-
-// live is what a job has said so far, for a page that connects in the middle.
-type live struct {
-	started   bool // execution_start was relayed
-	start     []byte
-	cached    []byte
-	executing []byte
-	state     []byte // last progress_state
-	preview   []byte // last binary frame
-}
-
-type parcel struct {
-	at     time.Time
-	frames [][]byte
-}
-
-// keepLate is how long the end of a job is kept for a page that was away, for
-// how many client ids of one user, and how many ends for one of them: scripts
-// take a new client id each time and never come back.
-const (
-	keepLate   = 10 * time.Minute
-	lateUsers  = 100
-	latePerOne = 20
-)
+// maxSockets is how many sockets one user may have open.
+const maxSockets = 1000
 
 func newHub(g *Gateway) *hub { return &hub{g: g, users: map[cluster.User]*audience{}} }
 
-func (h *hub) audience(u cluster.User) *audience {
-	a := h.users[u]
-	if a == nil {
-		a = &audience{socks: map[*sock]bool{}, live: map[string]*live{}, open: map[string]bool{}, late: map[string][]parcel{}}
-		h.users[u] = a
-	}
-	return a
-}
-
 // begin learns what the table says now; nothing is missed from here on. end
-// must be called.
-func (h *hub) begin(ctx context.Context) (w Watcher, end func()) {
+// must be called, after closeAll.
+func (h *hub) begin(ctx context.Context) (w Watcher, end func(), err error) {
+	if h.pond, err = newPond(); err != nil {
+		return nil, nil, err
+	}
 	w = h.g.cfg.Watch()
 	cancel := h.g.cfg.Subscribe(h.event)
 	h.g.caps.reload(ctx)
-	h.loadOpen()
-	return w, func() { cancel(); w.Close() }
+	h.mu.Lock()
+	for _, j := range h.unfinished() {
+		h.audience(j.ID.User).open[j.ID.Prompt] = standingOf(&j)
+	}
+	h.mu.Unlock()
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(h.pond.run)
+	wg.Go(func() { h.look(over) })
+	return w, func() { cancel(); w.Close(); close(over); h.pond.close(); wg.Wait() }, nil
 }
 
 // run relays table changes until ctx ends.
@@ -90,14 +65,19 @@ func (h *hub) run(ctx context.Context, w Watcher) error {
 			}
 			return fmt.Errorf("watch the table: %w", err)
 		}
-		if ch.Tables["models"] > 0 || ch.Tables["all"] > 0 {
+		all := ch.Tables["all"] > 0
+		if all || ch.Tables["models"] > 0 {
 			h.g.caps.reload(ctx)
 		}
-		if ch.Tables["all"] > 0 {
-			h.loadOpen()
+		if all || ch.Tables["people"] > 0 {
+			h.dismiss()
+		}
+		moved := ch.Jobs
+		if all {
+			moved = h.everything()
 		}
 		byUser := map[cluster.User][]jobs.ID{}
-		for id := range ch.Jobs {
+		for id := range moved {
 			byUser[id.User] = append(byUser[id.User], id)
 		}
 		for u, ids := range byUser {
@@ -106,16 +86,95 @@ func (h *hub) run(ctx context.Context, w Watcher) error {
 	}
 }
 
-// loadOpen learns which jobs have not ended: their end will be news.
-func (h *hub) loadOpen() {
+// unfinished are the jobs that have not ended.
+func (h *hub) unfinished() (out []jobs.Job) {
+	var all []people.Person
+	h.g.cfg.Tables.People(func(t *people.Table) { all = t.People() })
+	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
+		for i := range all {
+			out = append(out, t.Open(all[i].Name)...)
+		}
+	})
+	return out
+}
+
+// everything is each job that has not ended, by the table or as the pages know.
+func (h *hub) everything() map[jobs.ID]bool {
+	out := map[jobs.ID]bool{}
+	for _, j := range h.unfinished() {
+		out[j.ID] = true
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
-		for _, j := range t.Active() {
-			h.audience(j.ID.User).open[j.ID.Prompt] = true
+	for u, a := range h.users {
+		for prompt := range a.open {
+			out[jobs.ID{User: u, Prompt: prompt}] = true
 		}
-		t.Waiting(func(j *jobs.Job) bool { h.audience(j.ID.User).open[j.ID.Prompt] = true; return true })
+	}
+	return out
+}
+
+// dismiss closes the sockets of those whose sign-in counts no more: they were
+// shut out, or have got another password.
+func (h *hub) dismiss() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.g.cfg.Tables.People(func(t *people.Table) {
+		for u, a := range h.users {
+			p, ok := t.Person(u)
+			for s := range a.socks {
+				if !ok || p.Disabled || p.Hash != s.hash {
+					go s.bye(closePolicy, "sign in again")
+				}
+			}
+		}
 	})
+}
+
+// lookEvery is how often all sockets are looked after.
+const lookEvery = 5 * time.Second
+
+// look sends pings and drops pages that are gone, and jobs of which nothing is
+// known any more.
+func (h *hub) look(over <-chan struct{}) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+		}
+		for _, s := range h.sweep() {
+			s.look(time.Now())
+		}
+	}
+}
+
+func (h *hub) sweep() (all []*sock) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for u, a := range h.users {
+		for s := range a.socks {
+			all = append(all, s)
+		}
+		h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
+			for prompt := range a.live {
+				if j, ok := t.Job(jobs.ID{User: u, Prompt: prompt}); !ok || j.State.Ended() && a.told.has(prompt) {
+					delete(a.live, prompt)
+				}
+			}
+		})
+	}
+	return all
+}
+
+// crowded reports whether a user has as many sockets as there may be.
+func (h *hub) crowded(u cluster.User) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.users[u]
+	return a != nil && len(a.socks) >= maxSockets
 }
 
 // join adds a socket and tells it where things stand: first of all status with
@@ -123,60 +182,94 @@ func (h *hub) loadOpen() {
 func (h *hub) join(s *sock) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	a := h.audience(s.user)
+	if h.closed || len(a.socks) >= maxSockets {
 		return false
 	}
 	h.serving.Add(1)
-	a := h.audience(s.user)
 	a.socks[s] = true
 	// Counted under the lock: a 0 that a submit has overtaken makes a page that
 	// queues by itself queue again.
 	s.send(comfy.Status(h.g.remaining(s.user), s.client))
-	h.replay(a, s)
+	h.missed(a, s)
+	for _, l := range h.running(a, s.user) {
+		if l.job.ClientID == s.client {
+			h.recount(s, l)
+		}
+	}
 	return true
 }
 
-// replay gives a page the present state of its running jobs and the ends it
-// missed. A job whose end is about to be told counts as running.
-func (h *hub) replay(a *audience, s *sock) {
-	var running []jobs.Job
+// greet takes a page's feature flags. Only the stock page has any: it may be a
+// second device of somebody who went on elsewhere, and follows what other pages
+// of theirs have queued before it came. Programs keep to their own jobs.
+func (h *hub) greet(s *sock, metadata bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.metadata = metadata
+	s.send(comfy.FeatureFlags(h.g.flags()))
 	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
-		running = slices.DeleteFunc(t.Open(s.user), func(j jobs.Job) bool { return !executing(&j) || j.Started == 0 })
+		for _, j := range t.Open(s.user) {
+			s.upTo = max(s.upTo, j.Number)
+		}
+	})
+	for _, l := range h.running(h.audience(s.user), s.user) {
+		switch {
+		case l.job.ClientID == s.client && metadata: // the preview, with its node
+			for _, said := range l.All() {
+				if said.Type == comfy.TypePreview {
+					h.give(s, l.job.ID.Prompt, said, nil)
+				}
+			}
+		case l.job.ClientID != s.client && s.hears(&l.job):
+			h.recount(s, l)
+		}
+	}
+}
+
+// hears reports whether a socket hears of a job: its own page does, and one that
+// came after a page of the same user had queued it.
+func (s *sock) hears(j *jobs.Job) bool {
+	return j.ClientID == s.client || j.Number <= s.upTo && j.ClientID != "" && j.WorkflowID != ""
+}
+
+// running is what a user's jobs that execute have said, in the order of the
+// queue. A job whose end is about to be told is one of them.
+func (h *hub) running(a *audience, u cluster.User) (out []*live) {
+	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
+		for _, j := range t.Open(u) {
+			if executing(&j) && j.Started != 0 {
+				out = append(out, &live{job: j})
+			}
+		}
 		for prompt := range a.live {
-			if j, ok := t.Job(jobs.ID{User: s.user, Prompt: prompt}); ok && j.State.Ended() {
-				running = append(running, j)
+			if j, ok := t.Job(jobs.ID{User: u, Prompt: prompt}); ok && j.State.Ended() {
+				out = append(out, &live{job: j})
 			}
 		}
 	})
-	running = slices.DeleteFunc(running, func(j jobs.Job) bool { return j.ClientID != s.client })
-	for _, p := range a.late[s.client] {
-		if h.g.cfg.Now().Sub(p.at) < keepLate {
-			for _, f := range p.frames {
-				s.enqueue(frame{websocket.TextMessage, f}, false)
-			}
+	for _, l := range out {
+		if known := a.live[l.job.ID.Prompt]; known != nil {
+			l.Recap = known.Recap
 		}
 	}
-	delete(a.late, s.client)
-	for i := range running {
-		l := a.live[running[i].ID.Prompt]
-		if l == nil || l.start == nil {
-			s.send(comfy.ExecutionStart(running[i].ID.Prompt, running[i].Started))
-		}
-		if l == nil {
-			continue
-		}
-		for _, f := range [][]byte{l.start, l.cached, l.state, l.executing} {
-			if f != nil {
-				s.enqueue(frame{websocket.TextMessage, f}, false)
-			}
-		}
-		if l.preview != nil {
-			h.sendBinary(s, l.preview, nil, true)
-		}
+	slices.SortFunc(out, func(x, y *live) int { return cmp.Compare(x.job.Seq, y.job.Seq) })
+	return out
+}
+
+// recount tells a page of a running job.
+func (h *hub) recount(s *sock, l *live) {
+	if !l.Started() {
+		s.send(comfy.ExecutionStart(l.job.ID.Prompt, l.job.Started))
+	}
+	for _, said := range l.All() {
+		h.give(s, l.job.ID.Prompt, said, nil)
 	}
 }
 
 func (h *hub) leave(s *sock) {
+	defer h.serving.Done()
+	h.pond.remove(s)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.audience(s.user).socks, s)
@@ -186,97 +279,13 @@ func (h *hub) leave(s *sock) {
 func (h *hub) closeAll() {
 	h.mu.Lock()
 	h.closed = true
-	var all []*sock
 	for _, a := range h.users {
 		for s := range a.socks {
-			all = append(all, s)
+			go s.bye(closeGoingAway, "the workshop's server is restarting")
 		}
 	}
 	h.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, s := range all {
-		wg.Go(s.close)
-	}
-	wg.Wait()
 	h.serving.Wait()
-}
-
-// event relays what a worker says of a running job to the pages that queued it.
-// It is called in order for each job and must not block. A worker that lost the
-// job, or reports after its end, is not heard.
-func (h *hub) event(ev jobs.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.past(ev) {
-		return
-	}
-	a := h.audience(ev.Job.User)
-	l := a.live[ev.Job.Prompt]
-	if l == nil || ev.Type == comfy.TypeExecutionStart {
-		l = &live{}
-		a.live[ev.Job.Prompt] = l
-	}
-	l.remember(ev)
-	shared := ev.Type == comfy.TypeProgress || ev.Type == comfy.TypeProgressState
-	var downgraded []byte
-	for s := range a.socks {
-		if s.client != ev.ClientID && (ev.ClientID != "" || !shared) {
-			continue
-		}
-		if ev.Binary != nil {
-			downgraded = h.sendBinary(s, ev.Binary, downgraded, ev.Droppable)
-			continue
-		}
-		s.enqueue(frame{websocket.TextMessage, ev.Text}, ev.Droppable)
-	}
-}
-
-// past reports whether an event is of an attempt that is over.
-func (h *hub) past(ev jobs.Event) (over bool) {
-	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
-		j, ok := t.Job(ev.Job)
-		over = ok && (j.State.Ended() || ev.Epoch < j.Epoch)
-	})
-	return over
-}
-
-func (l *live) remember(ev jobs.Event) {
-	switch ev.Type {
-	case comfy.TypeExecutionStart:
-		l.started, l.start = true, ev.Text
-	case comfy.TypeExecutionCached:
-		l.cached = ev.Text
-	case comfy.TypeExecuting:
-		l.executing = ev.Text
-	case comfy.TypeProgressState:
-		l.state = ev.Text
-	default:
-		if ev.Binary != nil {
-			l.preview = ev.Binary
-		}
-	}
-}
-
-// sendBinary sends a frame as the page negotiated: previews with metadata
-// become plain ones for those who did not ask. It returns the plain form so
-// that it is made once.
-func (h *hub) sendBinary(s *sock, raw, plain []byte, droppable bool) []byte {
-	if s.wantsMetadata() {
-		s.enqueue(frame{websocket.BinaryMessage, raw}, droppable)
-		return plain
-	}
-	if plain == nil {
-		f, err := comfy.ParseFrame(raw)
-		if err != nil {
-			return nil
-		}
-		plain = raw
-		if f.Event == comfy.EventPreviewMetadata {
-			plain = f.Downgrade().Encode()
-		}
-	}
-	s.enqueue(frame{websocket.BinaryMessage, plain}, droppable)
-	return plain
 }
 
 // Sockets counts the open pages of each user.

@@ -31,10 +31,11 @@ func (g *Gateway) public(ctx *fasthttp.RequestCtx, raw string) bool {
 			return true
 		}
 	case "/login":
-		if read {
-			g.login(ctx)
-			return true
-		}
+		g.login(ctx)
+		return true
+	case "/logout":
+		g.logout(ctx)
+		return true
 	case "/robots.txt":
 		if read {
 			plain(ctx, fasthttp.StatusOK, "User-agent: *\nDisallow: /\n")
@@ -54,22 +55,6 @@ func (g *Gateway) manifest(ctx *fasthttp.RequestCtx, raw string) bool {
 	return g.serveAsset(ctx, "assets/manifest"+file)
 }
 
-// login makes the browser ask for the password and then leads to one's own page.
-func (g *Gateway) login(ctx *fasthttp.RequestCtx) {
-	id, err := g.identify(ctx)
-	if err != nil {
-		g.stranger(ctx, "/login", err)
-		return
-	}
-	if id.Instructor {
-		redirect(ctx, "/admin/", fasthttp.StatusFound)
-		return
-	}
-	// To the root: what asked directly below it makes the browser sign in for all
-	// of the site, so the page and its socket work there as below a prefix.
-	redirect(ctx, "/", fasthttp.StatusFound)
-}
-
 // queueStatus is counts only: nobody's name or work.
 func (g *Gateway) queueStatus(ctx *fasthttp.RequestCtx) {
 	var n jobs.Counts
@@ -84,10 +69,23 @@ func (g *Gateway) queueStatus(ctx *fasthttp.RequestCtx) {
 
 var pages = htmltemplate.Must(htmltemplate.New("pages").Parse(`{{define "head"}}<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{.}}</title>
-<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:12vh auto;padding:0 1rem}a.go{display:inline-block;padding:.6rem 1.2rem;border:1px solid;border-radius:.4rem;text-decoration:none}td{padding:.2rem 1rem .2rem 0}</style></head><body>{{end}}
+<style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:12vh auto;padding:0 1rem}a.go,button{display:inline-block;padding:.6rem 1.2rem;border:1px solid;border-radius:.4rem;text-decoration:none;background:none;color:inherit;font:inherit;cursor:pointer}label{display:block;margin:.8rem 0}input:not([type=checkbox]){display:block;width:100%;box-sizing:border-box;padding:.5rem;font:inherit}.wrong{border-left:.3rem solid #c33;padding-left:.8rem}td{padding:.2rem 1rem .2rem 0}</style></head><body>{{end}}
 {{define "landing"}}{{template "head" "ComfyUI workshop"}}<h1>ComfyUI workshop</h1>
 <p>Sign in with the name and the password on your card. Your own ComfyUI opens; your workflows and pictures are kept.</p>
 <p><a class="go" href="/login">Sign in</a></p><p>Instructor: <a href="/admin/">dashboard</a>. State of the service: <a href="/health">health</a>.</p></body></html>{{end}}
+{{define "signin"}}{{template "head" "Sign in"}}<h1>{{if .Link}}Welcome, {{.Name}}{{else}}Sign in{{end}}</h1>
+{{with .Wrong}}<p class="wrong" role="alert">{{.}}</p>{{end}}
+{{with .As}}<p>This browser is signed in as {{.}}: <a href="/">go on</a>, or <a href="/logout">sign out</a>.</p>{{end}}
+<form method="post" action="/login"><input type="hidden" name="next" value="{{.Next}}">
+{{if .Link}}<input type="hidden" name="link" value="{{.Link}}"><p>This link signs you in once. After that use the password on your card, or ask for another link.</p>
+<p><button>Open my ComfyUI</button></p>{{else}}<label>Name <input name="name" value="{{.Name}}" autocomplete="username" autocapitalize="none" spellcheck="false" required{{if not .Name}} autofocus{{end}}></label>
+<label>Password <input name="password" type="password" autocomplete="current-password" required{{if .Name}} autofocus{{end}}></label>
+<p><button>Sign in</button></p>{{end}}</form></body></html>{{end}}
+{{define "signout"}}{{template "head" "Sign out"}}<h1>Sign out</h1>
+<p>{{with .As}}This browser is signed in as {{.}}. {{end}}What you saved stays on the server. Changes that you did not save are removed from this browser.</p>
+<form method="post" action="/logout"><label><input type="checkbox" name="everywhere" value="1"> and everywhere else: other browsers, sign-in links, tokens of programs</label>
+<p><button>Sign out</button></p></form></body></html>{{end}}
+{{define "signedout"}}{{template "head" "Signed out"}}<h1>You are signed out</h1><p><a class="go" href="/login">Sign in</a></p></body></html>{{end}}
 {{define "health"}}{{template "head" "Health"}}<h1>{{if .Ready}}The workshop is open{{else}}The workshop is not ready{{end}}</h1>
 <table>{{range .Checks}}<tr><td>{{if .OK}}ok{{else}}not ok{{end}}</td><td>{{.Name}}</td><td>{{.Detail}}</td><td>{{printf "%.0f" .Age}} s ago</td></tr>{{end}}</table>
 <p>{{.Waiting}} jobs waiting, {{.Running}} running.</p></body></html>{{end}}`))
@@ -97,7 +95,7 @@ func (g *Gateway) landing(ctx *fasthttp.RequestCtx) { g.page(ctx, "landing", nil
 
 func (g *Gateway) page(ctx *fasthttp.RequestCtx, name string, data any) {
 	ctx.SetContentType("text/html; charset=utf-8")
-	ctx.Response.Header.Set(fasthttp.HeaderContentSecurityPolicy, "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'")
+	ctx.Response.Header.Set(fasthttp.HeaderContentSecurityPolicy, formPolicy)
 	if err := pages.ExecuteTemplate(ctx, name, data); err != nil {
 		g.log.Error("a page could not be written", "page", name, "err", err)
 	}

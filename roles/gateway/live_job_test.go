@@ -51,6 +51,24 @@ func TestOneJob(t *testing.T) {
 	}
 }
 
+// TestEndIsToldOnce: a page that is told twice shows a job that has ended as one
+// that runs again.
+func TestEndIsToldOnce(t *testing.T) {
+	w := open(t, options{visited: true, twice: true})
+	p := w.page(ann, "tab1")
+	play := func(id string) []heard {
+		w.submit(ann, "tab1", id)
+		w.assign(ann, id).begin().done(id + "_00001_.png")
+		return p.waitFor("executing " + id + " null")
+	}
+	play("p1")
+	got := about(play("p2"), "p1") // by now all of p1 has been told
+	want := []string{"execution_start p1", "execution_cached p1", "executed p1 9", "execution_success p1", "executing p1 null"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // TestEnds: in every way a job can end, the last three are the terminal event,
 // status, executing without a node, and the beginning was told before.
 func TestEnds(t *testing.T) {

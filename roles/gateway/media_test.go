@@ -2,7 +2,9 @@ package gateway_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"image"
 	"image/color"
 	_ "image/jpeg"
@@ -38,6 +40,7 @@ func TestUploadNames(t *testing.T) {
 		{[]part{{"image", "model.glb", "3d"}, {"subfolder", "", "3d"}}, stored{"model.glb", "3d", "input"}},
 		{[]part{{"image", `C:\Users\me\é ü.png`, "A"}}, stored{"é ü.png", "", "input"}},
 		{[]part{{"image", "../../up.png", "A"}}, stored{"up.png", "", "input"}},
+		{[]part{{"image", "again.png", "A"}, {"type", "", "output"}}, stored{"again.png", "", "output"}}, // a node whose image_folder is output
 	}
 	for _, s := range steps {
 		var got stored
@@ -55,7 +58,6 @@ func TestUploadNames(t *testing.T) {
 		{{"other", "a.png", "x"}},
 		{{"image", "", "x"}},
 		{{"image", "a.png", "x"}, {"type", "", "models"}},
-		{{"image", "a.png", "x"}, {"type", "", "output"}},
 		{{"image", "..", "x"}},
 		{{"image", "a.png", "x"}, {"image", "b.png", "y"}},
 		{{"image", "a.png", "x"}, {"subfolder", "", strings.Repeat("x", 70<<10)}},
@@ -297,5 +299,26 @@ func TestLostBytes(t *testing.T) {
 		} else {
 			a.problem(t)
 		}
+	}
+}
+
+// TestMaskKeepsTheWorkflow: dropped onto a page, a masked picture opens the
+// workflow that made what is under the mask.
+func TestMaskKeepsTheWorkflow(t *testing.T) {
+	w := open(t, options{visited: true})
+	raw := encodePNG(t, picture(8, 8))
+	const header = 33 // signature and IHDR
+	chunk := []byte("tEXtworkflow\x00{}")
+	text := binary.BigEndian.AppendUint32(nil, uint32(len(chunk)-4))
+	text = binary.BigEndian.AppendUint32(append(text, chunk...), crc32.ChecksumIEEE(chunk))
+	w.upload(ann, "/upload/image", part{"image", "p.png", raw}).want(t, 200)
+	w.upload(ann, "/upload/image", part{"image", "t.png", raw[:header] + string(text) + raw[header:]}).want(t, 200)
+	for name, want := range map[string]bool{"p.png": false, "t.png [input]": true} {
+		w.upload(ann, "/upload/mask", part{"image", "m.png", raw}, part{"original_ref", "", `{"filename":"` + name + `","type":"input"}`}, part{"overwrite", "", "true"}).want(t, 200)
+		got := w.get(ann, "/view?type=input&filename=m.png").want(t, 200).body
+		if strings.Contains(got, string(text)) != want {
+			t.Errorf("%s: the text is there: %v", name, !want)
+		}
+		decodePNG(t, got)
 	}
 }

@@ -52,11 +52,7 @@ func mended(info *comfy.ObjectInfo) *comfy.ObjectInfo {
 // objectInfo is GET /object_info: every class, with this user's own files in
 // place of the worker's.
 func (g *Gateway) objectInfo(c *call) {
-	info, version := g.caps.current()
-	if info == nil {
-		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}"))
-		return
-	}
+	info, version := g.classes()
 	mine := g.offered(c.user)
 	key := mine.key(version)
 	g.caps.lists.mu.Lock()
@@ -99,45 +95,70 @@ func (l *listCache) keep(key [32]byte, body []byte) {
 
 // objectInfoOf is GET /object_info/{class}; an unknown class is {}.
 func (g *Gateway) objectInfoOf(c *call) {
-	info := g.caps.objectInfo()
-	if info != nil {
-		if _, ok := info.Class(c.params["class"]); ok {
-			own, err := g.offered(c.user).apply(info, []string{c.params["class"]})
-			if err != nil {
-				fail(c.RequestCtx, err)
-				return
-			}
-			class, _ := own.Class(c.params["class"])
-			writeJSON(c.RequestCtx, fasthttp.StatusOK, comfy.NewObjectInfo(class).Marshal())
-			return
-		}
+	info, _ := g.classes()
+	if _, ok := info.Class(c.params["class"]); !ok {
+		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}"))
+		return
 	}
-	writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}"))
+	own, err := g.offered(c.user).apply(info, []string{c.params["class"]})
+	if err != nil {
+		fail(c.RequestCtx, err)
+		return
+	}
+	class, _ := own.Class(c.params["class"])
+	writeJSON(c.RequestCtx, fasthttp.StatusOK, comfy.NewObjectInfo(class).Marshal())
 }
 
-// offer is what a user's file inputs may choose from, by area.
+// classes are what the workers said they have; before any has, what the
+// workshop's own workflows show. Never nothing: a page would open with every
+// node red, and people would save that.
+func (g *Gateway) classes() (info *comfy.ObjectInfo, version int) {
+	if info, version = g.caps.current(); info != nil {
+		return info, version
+	}
+	return g.templates.drawn, 0
+}
+
+// offer is what a user's file inputs may choose from, by area: the files in its
+// root. Two more lists stand under names of their own.
 type offer map[files.Area][]string
 
-// offered lists the files in the roots of a user's folders, as ComfyUI does.
+const (
+	offer3D      files.Area = "input/3d" // models in any folder below 3d, as 3d/a/b.glb
+	offerFolders files.Area = "input/"   // the folders of input
+)
+
+// offered lists what of a user's files ComfyUI would list.
 func (g *Gateway) offered(u cluster.User) offer {
 	out := offer{}
 	g.cfg.Tables.Files(func(t *files.Table) {
 		for _, area := range []files.Area{files.Input, files.Output} {
 			for _, f := range t.Files(u, area) {
-				if f.Place.Subfolder == "" {
+				sub := f.Place.Subfolder
+				if sub == "" {
 					out[area] = append(out[area], f.Place.Name)
 				}
+				if area == files.Output || sub == "" {
+					continue
+				}
+				if sub == "3d" || strings.HasPrefix(sub, "3d/") {
+					out[offer3D] = append(out[offer3D], sub+"/"+f.Place.Name)
+				}
+				out[offerFolders] = append(out[offerFolders], sub)
 			}
-			slices.Sort(out[area])
 		}
 	})
+	for area := range out {
+		slices.Sort(out[area])
+		out[area] = slices.Compact(out[area])
+	}
 	return out
 }
 
 func (o offer) key(version int) [32]byte {
 	h := sha256.New()
 	h.Write([]byte{byte(version), byte(version >> 8), byte(version >> 16)})
-	for _, area := range []files.Area{files.Input, files.Output} {
+	for _, area := range []files.Area{files.Input, files.Output, offer3D, offerFolders} {
 		h.Write([]byte(area))
 		for _, name := range o[area] {
 			h.Write([]byte(name))
@@ -158,10 +179,7 @@ func (o offer) apply(info *comfy.ObjectInfo, names []string) (*comfy.ObjectInfo,
 			if in.Upload == "" && !listsFolder(name, in.Name) {
 				continue
 			}
-			area := files.Area(in.Folder)
-			if !area.Valid() {
-				area = files.Input
-			}
+			area := areaOf(name, in)
 			next, err := now.WithOptions(in.Name, pick(o[area], in.Upload))
 			if err != nil {
 				continue // an input whose list comes from elsewhere
@@ -176,6 +194,21 @@ func (o offer) apply(info *comfy.ObjectInfo, names []string) (*comfy.ObjectInfo,
 		return info, nil
 	}
 	return info.With(changed...), nil
+}
+
+// areaOf is the list that an input of files chooses from.
+func areaOf(class string, in comfy.InputSpec) files.Area {
+	switch area := files.Area(in.Folder); {
+	case strings.HasPrefix(class, "Load3D"):
+		return offer3D
+	case in.Name == "folder":
+		return offerFolders
+	case class == "LoadImageOutput":
+		return files.Output
+	case area.Valid():
+		return area
+	}
+	return files.Input
 }
 
 // listsFolder names the core inputs that list a folder without saying so.

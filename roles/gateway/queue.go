@@ -3,12 +3,14 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"strconv"
 
 	"github.com/valyala/fasthttp"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/roles/comfy"
+	"github.com/ahelme/comfyume/roles/gateway/stitch"
 )
 
 // queue is GET /queue: this user's jobs only. A job that is being prepared or
@@ -17,42 +19,80 @@ import (
 func (g *Gateway) queue(c *call) {
 	var open []jobs.Job
 	g.cfg.Tables.Jobs(func(t *jobs.Table) { open = t.Open(c.user) })
-	var q comfy.Queue
-	for i := range open {
-		j := &open[i]
-		item, err := queueItem(j)
-		if err != nil {
-			fail(c.RequestCtx, err)
-			return
-		}
-		if executing(j) {
-			q.Running = append(q.Running, item)
-		} else {
-			q.Pending = append(q.Pending, item)
+	var out stitch.Writer
+	for i, list := range []string{`{"queue_running":[`, `],"queue_pending":[`} {
+		out.Text(list)
+		comma := ""
+		for k := range open {
+			j := &open[k]
+			if executing(j) != (i == 0) {
+				continue
+			}
+			tail, err := g.queuePiece(j)
+			if err != nil {
+				// One damaged row must not empty the whole list.
+				g.log.Error("a waiting job cannot be read", "job", j.ID, "err", err)
+				continue
+			}
+			out.Text(comma + comfy.QueueItem{Number: queueNumber(j), PromptID: j.ID.Prompt}.Head())
+			out.Piece(tail)
+			comma = ","
 		}
 	}
-	raw, err := json.Marshal(q)
-	if err != nil {
-		fail(c.RequestCtx, err)
+	out.Text("]}")
+	writeGzip(c, out.Bytes())
+}
+
+// queuePiece is what of a job's tuple its place does not change.
+func (g *Gateway) queuePiece(j *jobs.Job) (*stitch.Piece, error) {
+	return g.pieces.get(queueKey(j), func() ([]byte, error) {
+		item, err := queueItem(j)
+		return item.Tail(), err
+	})
+}
+
+// manyJobs is how many jobs a user must have for the next one to be made ready
+// for the list when it comes: all of them at once take seconds.
+const manyJobs = 16
+
+// warm makes a new job's part of the list.
+func (g *Gateway) warm(id jobs.ID) {
+	if g.remaining(id.User) < manyJobs {
 		return
 	}
-	writeJSON(c.RequestCtx, fasthttp.StatusOK, raw)
+	var j jobs.Job
+	var ok bool
+	g.cfg.Tables.Jobs(func(t *jobs.Table) { j, ok = t.Job(id) })
+	if !ok || j.State.Ended() {
+		return
+	}
+	if _, err := g.queuePiece(&j); err != nil {
+		g.log.Warn("a new job cannot be listed", "job", id, "err", err)
+	}
 }
+
+// queueKey names what a job's place in the queue does not change.
+func queueKey(j *jobs.Job) string {
+	return "q/" + string(j.ID.User) + "/" + j.ID.Prompt + "/" + j.BodyHash + "/" + strconv.FormatInt(j.Created, 36) + "/" + j.ClientID
+}
+
+// queueNumber follows the order of the queue, not of submission, so that a job
+// moved to the front sorts there.
+func queueNumber(j *jobs.Job) float64 { return float64(queueBase + j.Order) }
 
 // executing reports whether a page should show the job as running.
 func executing(j *jobs.Job) bool {
 	return j.State == jobs.Running || j.State == jobs.Storing || j.State == jobs.Cancelling
 }
 
-// queueItem is a waiting or running job's tuple. Its number follows the order
-// of the queue, not of submission, so that a job moved to the front sorts there.
+// queueItem is a waiting or running job's tuple.
 func queueItem(j *jobs.Job) (comfy.QueueItem, error) {
 	req, err := comfy.UnpackRequest(j.Body)
 	if err != nil {
 		return comfy.QueueItem{}, err
 	}
 	extra, err := extraData(j, req)
-	return comfy.QueueItem{Number: float64(queueBase + j.Order), PromptID: j.ID.Prompt, Prompt: req.Prompt, ExtraData: extra, Outputs: req.PartialExecutionTargets}, err
+	return comfy.QueueItem{Number: queueNumber(j), PromptID: j.ID.Prompt, Prompt: req.Prompt, ExtraData: extra, Outputs: req.PartialExecutionTargets}, err
 }
 
 // extraData is what a ComfyUI shows of it: with client_id and create_time.

@@ -83,8 +83,8 @@ func (g *Gateway) serverRoutes() []route {
 		{"GET", "/models/{folder}", 0, g.modelsIn},
 		{"GET", "/experiment/models", 0, g.experimentModels},
 		{"GET", "/experiment/models/{folder}", 0, g.experimentModelsIn},
-		{"GET", "/experiment/models/preview/{rest...}", 0, g.absent},
-		{"GET", "/view_metadata/{folder}", 0, g.absent},
+		{"GET", "/experiment/models/preview/{rest...}", 0, g.modelPreview},
+		{"GET", "/view_metadata/{folder}", 0, g.viewMetadata},
 		{"GET", "/extensions", 0, g.extensions},
 		{"GET", "/i18n", 0, g.i18n},
 		{"GET", "/global_subgraphs", 0, g.globalSubgraphs},
@@ -107,7 +107,7 @@ func (g *Gateway) serverRoutes() []route {
 // Manager, which installs code.
 func (g *Gateway) refusedRoutes() []route {
 	out := []route{{"GET", "/api/assets", 0, g.assetsOff}, {"POST", "/api/assets", 0, g.assetsOff}, {"GET", "/api/tags", 0, g.assetsOff}}
-	for _, method := range []string{"GET", "POST", "HEAD", "PUT", "DELETE"} {
+	for _, method := range []string{"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE"} {
 		out = append(out, route{method, "/api/assets/{rest...}", 0, g.assetsOff})
 	}
 	for _, folder := range []string{"/manager", "/v2/manager", "/v2/customnode", "/v2/snapshot", "/customnode", "/snapshot", "/externalmodel"} {
@@ -145,7 +145,7 @@ func newRouter(g *Gateway) *router {
 // already: a person of that name has no prefix, or they would take the word from
 // everybody.
 func (r *router) reserved(first string) bool {
-	return r.first[first] != nil || slices.Contains([]string{"admin", "api", "assets", "extensions", "health", "healthz", "login", "scripts"}, first)
+	return r.first[first] != nil || slices.Contains([]string{"admin", "api", "assets", "extensions", "health", "healthz", "login", "logout", "scripts"}, first)
 }
 
 // find returns the route of a method and an escaped path with its decoded

@@ -69,6 +69,7 @@ func (g *Gateway) stamp(c *call) {
 	k.SetValue(mine + "." + strconv.FormatUint(index, 10))
 	k.SetPath("/")
 	k.SetHTTPOnly(true)
+	k.SetSecure(secure(c.RequestCtx))
 	k.SetSameSite(fasthttp.CookieSameSiteLaxMode)
 	c.Response.Header.SetCookie(&k)
 }

@@ -19,6 +19,9 @@ func (g *Gateway) static(c *call) {
 		return
 	}
 	path, err := url.PathUnescape(strings.TrimPrefix(c.path, "/"))
+	if err == nil && g.nodeWeb(c, "/"+path) {
+		return
+	}
 	if err != nil || !g.serveAsset(c.RequestCtx, path) {
 		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
 	}
@@ -32,6 +35,7 @@ func (g *Gateway) serveAsset(ctx *fasthttp.RequestCtx, path string) bool {
 		return false
 	}
 	h := &ctx.Response.Header
+	asPage(ctx)
 	h.SetContentType(a.ContentType)
 	h.Set(fasthttp.HeaderETag, a.ETag)
 	h.Set(fasthttp.HeaderLastModified, a.ModTime.UTC().Format(http.TimeFormat))

@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/json"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/valyala/fasthttp"
 
@@ -80,7 +83,7 @@ func (g *Gateway) experimentModels(c *call) {
 			out = append(out, folder{name, []string{}})
 		}
 	}
-	slices.SortFunc(out, func(a, b folder) int { return cmpString(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b folder) int { return cmp.Compare(a.Name, b.Name) })
 	g.writeValue(c, out)
 }
 
@@ -106,18 +109,71 @@ func (g *Gateway) experimentModelsIn(c *call) {
 	g.writeValue(c, out)
 }
 
-// extensions are the frontend's own. Those of custom nodes run in everybody's
-// page and are not mirrored yet.
-func (g *Gateway) extensions(c *call) { g.writeValue(c, notNil(g.cfg.Frontend.Extensions())) }
-
 func (g *Gateway) i18n(c *call)             { g.writeRaw(c, g.caps.doc().I18n) }
 func (g *Gateway) nodeReplacements(c *call) { g.writeRaw(c, g.caps.doc().NodeReplacements) }
+
+// globalSubgraphs lists the blueprints that workers have, without where they are
+// there and without their data. One whose data is not known is not listed: newer
+// pages break on it.
 func (g *Gateway) globalSubgraphs(c *call) {
-	writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}")) // their data would have to come from a worker
+	all := comfy.Object{}
+	for id, raw := range g.caps.doc().Subgraphs {
+		if one, ok := blueprint(raw); ok {
+			one.Delete("data")
+			all.Set(id, jsonOf(one))
+		}
+	}
+	slices.SortFunc(all, func(a, b comfy.Field) int { return cmp.Compare(a.Key, b.Key) })
+	g.writeRaw(c, jsonOf(all))
 }
 
+// globalSubgraph is one with its data; an unknown one is null.
 func (g *Gateway) globalSubgraph(c *call) {
-	writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("null"))
+	one, ok := blueprint(g.caps.doc().Subgraphs[c.params["id"]])
+	if !ok {
+		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("null"))
+		return
+	}
+	g.writeRaw(c, jsonOf(one))
+}
+
+// blueprint is a worker's subgraph without the path of its file.
+func blueprint(raw json.RawMessage) (comfy.Object, bool) {
+	one, err := comfy.ParseObject(raw)
+	if data, ok := one.Lookup("data"); err != nil || !ok || len(data) < 3 {
+		return nil, false
+	}
+	one = slices.Clone(one)
+	if at, ok := one.Lookup("path"); ok {
+		var s string
+		if json.Unmarshal(at, &s) == nil {
+			one.Set("path", jsonOf(path.Base(comfy.SlashedName(s))))
+		}
+	}
+	return one, true
+}
+
+// viewMetadata is what a model says of itself.
+func (g *Gateway) viewMetadata(c *call) {
+	raw, ok := g.caps.doc().Metadata[c.params["folder"]+"/"+comfy.SlashedName(string(c.QueryArgs().Peek("filename")))]
+	if !ok {
+		empty(c.RequestCtx, fasthttp.StatusNotFound)
+		return
+	}
+	writeCompressed(c, raw)
+}
+
+// modelPreview is a model's picture, as a worker has it beside the file.
+func (g *Gateway) modelPreview(c *call) {
+	folder, rest, _ := strings.Cut(c.params["rest"], "/")
+	_, name, _ := strings.Cut(rest, "/")
+	f, ok := g.caps.doc().Previews[folder+"/"+comfy.SlashedName(name)]
+	if !ok || !strings.HasPrefix(f.Type, "image/") || strings.Contains(f.Type, "svg") {
+		empty(c.RequestCtx, fasthttp.StatusNotFound)
+		return
+	}
+	c.SetContentType(f.Type)
+	c.Response.SetBodyRaw(f.Body)
 }
 
 // writeRaw answers with a worker's own object, or an empty one.
@@ -130,7 +186,6 @@ func (g *Gateway) writeRaw(c *call, raw json.RawMessage) {
 
 func (g *Gateway) emptyObject(c *call) { writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}")) }
 func (g *Gateway) accepted(c *call)    { empty(c.RequestCtx, fasthttp.StatusOK) }
-func (g *Gateway) absent(c *call)      { empty(c.RequestCtx, fasthttp.StatusNotFound) }
 
 // free is accepted and ignored: unloading models would slow everybody down.
 func (g *Gateway) free(c *call) { empty(c.RequestCtx, fasthttp.StatusOK) }
@@ -175,14 +230,4 @@ func notNil(s []string) []string {
 		return []string{}
 	}
 	return s
-}
-
-func cmpString(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/roles/comfy"
 )
 
 //go:embed workflows/*.json
@@ -27,7 +28,8 @@ const pack = "workshop"
 type templates struct {
 	byName map[string]*template // "name.json"
 	names  []string
-	first  string // opens on the first visit, without .json
+	first  string            // opens on the first visit, without .json
+	drawn  *comfy.ObjectInfo // the classes that they use, as far as they show them
 }
 
 type template struct {
@@ -84,6 +86,11 @@ func loadTemplates(dir, first string) (*templates, error) {
 		t.names = append(t.names, path.Base(p))
 	}
 	slices.Sort(t.names)
+	all := make([][]byte, len(t.names))
+	for i, name := range t.names {
+		all[i] = t.byName[name].data
+	}
+	t.drawn = drawClasses(all)
 	return t, t.choose(first)
 }
 
@@ -113,9 +120,11 @@ func (t *templates) choose(first string) error {
 
 // graph is the part of a saved workflow that says what it needs.
 type savedNode struct {
-	Type       string `json:"type"`
-	Mode       int    `json:"mode"`
-	Values     any    `json:"widgets_values"`
+	Type       string          `json:"type"`
+	Mode       int             `json:"mode"`
+	Values     json.RawMessage `json:"widgets_values"`
+	Inputs     []savedInput    `json:"inputs"`
+	Outputs    []savedInput    `json:"outputs"`
 	Properties struct {
 		Models []struct {
 			Name      string `json:"name"`
@@ -187,7 +196,8 @@ func needsOf(raw []byte) (needs, error) {
 }
 
 func (n *needs) addModels(node savedNode) {
-	values, _ := node.Values.([]any)
+	var values []any
+	_ = json.Unmarshal(node.Values, &values) // an object, or none: it names no file
 	named := func(name string) bool { return slices.Contains(values, any(name)) }
 	found := false
 	for _, m := range node.Properties.Models {

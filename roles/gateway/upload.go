@@ -20,6 +20,7 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/roles/comfy"
 )
 
 // form is an upload: its one file, stored already, and its small fields.
@@ -103,9 +104,8 @@ func (f *form) target() (files.Place, error) {
 	if t := f.fields["type"]; t != "" {
 		p.Area = files.Area(t)
 	}
-	if p.Area != files.Input && p.Area != files.Temp {
-		// What stands in output came out of a job; nothing else gets in.
-		return p, cluster.Errorf(cluster.Invalid, "type is input or temp")
+	if !p.Area.Valid() {
+		return p, cluster.Errorf(cluster.Invalid, "type is input, temp or output")
 	}
 	var err error
 	if p.Subfolder, err = files.CleanSubfolder(f.fields["subfolder"]); err != nil {
@@ -199,7 +199,11 @@ func (g *Gateway) maskOriginal(c *call, f *form) (file files.File, ok bool) {
 	if ref.Type == "" {
 		ref.Type = string(files.Output)
 	}
-	p := files.Place{Area: files.Area(ref.Type), Subfolder: strings.Trim(ref.Subfolder, "/"), Name: ref.Filename}
+	name, folder := comfy.SplitAnnotation(ref.Filename)
+	if folder == "" {
+		folder = ref.Type
+	}
+	p := files.Place{Area: files.Area(folder), Subfolder: strings.Trim(ref.Subfolder, "/"), Name: name}
 	g.cfg.Tables.Files(func(t *files.Table) { file, ok = t.File(c.user, p) })
 	return file, ok
 }
@@ -225,6 +229,10 @@ func (g *Gateway) masked(c *call, original files.File, mask cluster.Ref) ([]byte
 	if err != nil {
 		return nil, err
 	}
+	texts, err := g.pngTexts(c, original.Ref)
+	if err != nil {
+		return nil, err
+	}
 	alpha, err := open(mask)
 	if err != nil {
 		return nil, err
@@ -239,5 +247,5 @@ func (g *Gateway) masked(c *call, original files.File, mask cluster.Ref) ([]byte
 	if err := png.Encode(&buf, base); err != nil {
 		return nil, fmt.Errorf("write the masked picture: %w", err)
 	}
-	return buf.Bytes(), nil
+	return withTexts(buf.Bytes(), texts), nil
 }

@@ -115,7 +115,7 @@ func (g *Gateway) listUserdataV2(c *call) {
 		Name     string  `json:"name"`
 		Path     string  `json:"path"`
 		Type     string  `json:"type"`
-		Size     int64   `json:"size,omitempty"`
+		Size     *int64  `json:"size,omitempty"`
 		Modified float64 `json:"modified,omitempty"`
 	}
 	out, seen := []entry{}, map[string]bool{}
@@ -128,7 +128,7 @@ func (g *Gateway) listUserdataV2(c *call) {
 				out = append(out, entry{Name: folder[strings.LastIndexByte(folder, '/')+1:], Path: folder, Type: "directory"})
 			}
 		}
-		out = append(out, entry{Name: f.Path[strings.LastIndexByte(f.Path, '/')+1:], Path: f.Path, Type: "file", Size: f.Size, Modified: float64(f.Modified) / 1000})
+		out = append(out, entry{Name: f.Path[strings.LastIndexByte(f.Path, '/')+1:], Path: f.Path, Type: "file", Size: &f.Size, Modified: float64(f.Modified) / 1000})
 	}
 	if len(out) == 0 && dir != "" && !g.hasDir(c.user, dir) {
 		plain(c.RequestCtx, fasthttp.StatusNotFound, "Directory not found")

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -42,6 +43,7 @@ type world struct {
 	blobDir string
 	events  *peer.Events
 	gw      *gateway.Gateway
+	sign    *signin.SignIn
 	addr    string
 	logged  *safeBuffer // what the door wrote to its log
 	stop    func() error
@@ -58,6 +60,28 @@ type options struct {
 	maxUpload  int64
 	admin      http.Handler
 	health     func() (int, []byte)
+	nodeWeb    []string
+	caps       *comfy.Capabilities // of the GPU; nil: capabilities()
+	gpus       func() int
+	now        func() time.Time
+	twice      bool // the door hears of every change twice
+}
+
+// twice tells every change twice, as when a row has moved on before the door
+// reads it for an earlier change.
+type twice struct {
+	gateway.Watcher
+	again *cluster.Change
+}
+
+func (t *twice) Next(ctx context.Context) (cluster.Change, error) {
+	if c := t.again; c != nil {
+		t.again = nil
+		return *c, nil
+	}
+	c, err := t.Watcher.Next(ctx)
+	t.again = &c
+	return c, err
 }
 
 // The people of every world. Sign-in is real but for the price of bcrypt.
@@ -137,9 +161,18 @@ func open(t testing.TB, o options) *world {
 		}
 	}
 	if !o.noGPU {
-		w.worker("gpu/0", capabilities())
+		caps := o.caps
+		if caps == nil {
+			caps = capabilities()
+		}
+		w.worker("gpu/0", caps)
+	}
+	watch := func() gateway.Watcher { return w.machine.Watch() }
+	if o.twice {
+		watch = func() gateway.Watcher { return &twice{Watcher: w.machine.Watch()} }
 	}
 	sign := w.signIn(logger)
+	w.sign = sign
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -154,10 +187,11 @@ func open(t testing.TB, o options) *world {
 		health = func() (int, []byte) { return 200, []byte(`{"ready":true,"checks":[]}`) }
 	}
 	w.gw, err = gateway.New(gateway.Config{
-		Node: "mello", Listener: l, Tables: w.machine, Propose: w.propose, Watch: func() gateway.Watcher { return w.machine.Watch() },
+		Node: "mello", Listener: l, Tables: w.machine, Propose: w.propose, Watch: watch,
 		Blobs: w.blobs, Subscribe: w.events.Subscribe, SignIn: sign, Frontend: pageFiles(t), TemplateDir: o.templates, DefaultTemplate: o.first,
-		Admin:        func(string) http.Handler { return admin },
-		Health:       health,
+		Admin:   func(string) http.Handler { return admin },
+		Health:  health,
+		NodeWeb: o.nodeWeb, GPUs: o.gpus, Now: o.now,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {
@@ -180,7 +214,12 @@ func open(t testing.TB, o options) *world {
 
 func (w *world) signIn(logger *slog.Logger) *signin.SignIn {
 	w.t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	sign, err := signin.New(signin.Config{
+		Key: key, People: w.machine.People, Propose: w.propose,
 		Person: func(u cluster.User) (p people.Person, ok bool) {
 			w.machine.People(func(tab *people.Table) { p, ok = tab.Person(u) })
 			return p, ok

@@ -87,7 +87,7 @@ func (w *Worker) newAttempt(as jobs.Assignment) *attempt {
 		req: &comfy.PromptRequest{}, shown: map[string]bool{}, keys: map[string]int{}, placed: map[comfy.FileItem]place{},
 		told: map[string]comfy.Message{},
 	}
-	a.pace = newPacer(w.cfg.Publish)
+	a.pace = newPacer(w.say)
 	return a
 }
 
@@ -101,6 +101,7 @@ func (w *Worker) work(ctx context.Context, as jobs.Assignment) {
 	})
 	w.listen(true)
 	defer w.listen(false)
+	defer w.fallSilent()
 	jobCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var keeper sync.WaitGroup

@@ -17,14 +17,20 @@ const (
 	lanes
 )
 
-// every is the least time between two events of one lane.
-const every = 100 * time.Millisecond
+// every is the time between two events of one lane, on average: a little under a
+// tenth of a second, so that a source of ten a second which was held up once
+// catches up. slack is how much too early one may be: an uneven source is not
+// held back.
+const (
+	every = 95 * time.Millisecond
+	slack = 50 * time.Millisecond
+)
 
-// pacer thins droppable events: the newest of each lane goes out, at most ten
+// pacer thins droppable events: the newest of each lane goes out, about ten
 // times a second. It is used by one goroutine.
 type pacer struct {
 	send func(jobs.Event)
-	last [lanes]time.Time
+	next [lanes]time.Time // when one more of the lane is in time
 	held [lanes]*jobs.Event
 	due  *time.Timer // runs while something is held
 }
@@ -37,7 +43,7 @@ func newPacer(send func(jobs.Event)) *pacer {
 
 // offer sends e now, or later if nothing newer comes.
 func (p *pacer) offer(l lane, e jobs.Event) {
-	if rest := every - time.Since(p.last[l]); rest > 0 {
+	if rest := p.rest(l); rest > 0 {
 		if p.held == [lanes]*jobs.Event{} {
 			p.due.Reset(rest)
 		}
@@ -47,8 +53,15 @@ func (p *pacer) offer(l lane, e jobs.Event) {
 	p.out(l, e)
 }
 
+// rest is how long the next event of a lane has to wait.
+func (p *pacer) rest(l lane) time.Duration { return time.Until(p.next[l].Add(-slack)) }
+
 func (p *pacer) out(l lane, e jobs.Event) {
-	p.held[l], p.last[l] = nil, time.Now()
+	now := time.Now()
+	if p.next[l].Before(now) {
+		p.next[l] = now
+	}
+	p.held[l], p.next[l] = nil, p.next[l].Add(every)
 	p.send(e)
 }
 
@@ -68,7 +81,7 @@ func (p *pacer) fire() {
 		if e == nil {
 			continue
 		}
-		if rest := every - time.Since(p.last[l]); rest > 0 {
+		if rest := p.rest(lane(l)); rest > 0 {
 			next = min(next, rest)
 			continue
 		}

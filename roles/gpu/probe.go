@@ -40,7 +40,7 @@ func (w *Worker) probe(ctx context.Context) error {
 	if err := w.register(ctx, stats, caps); err != nil {
 		return err
 	}
-	w.classes, w.probed = classes, true
+	w.classes, w.windows, w.probed = classes, backslashed(info), true
 	return nil
 }
 
@@ -126,6 +126,7 @@ func (w *Worker) capabilities(ctx context.Context, stats comfy.SystemStats) (*co
 	for _, f := range described {
 		c.ExperimentModels[f.Name] = a.raw("/experiment/models/" + url.PathEscape(f.Name))
 	}
+	w.mirror(&a, c)
 	return c, info, a.err
 }
 
@@ -167,4 +168,21 @@ func object(o comfy.Object) json.RawMessage {
 		return json.RawMessage("{}")
 	}
 	return raw
+}
+
+// backslashed maps the names with slashes that users know to those that a
+// ComfyUI on Windows lists.
+func backslashed(info *comfy.ObjectInfo) map[string]string {
+	out := map[string]string{}
+	for _, name := range info.Names() {
+		class, _ := info.Class(name)
+		for _, in := range class.Inputs {
+			for _, option := range in.OptionNames() {
+				if slashed := comfy.SlashedName(option); slashed != option {
+					out[slashed] = option
+				}
+			}
+		}
+	}
+	return out
 }

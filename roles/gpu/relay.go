@@ -145,7 +145,7 @@ func (a *attempt) own(m comfy.Message) (comfy.Message, bool) {
 func (a *attempt) publish(m comfy.Message, droppable bool) {
 	if e, ok := a.textEvent(m, droppable); ok {
 		a.pace.release()
-		a.w.cfg.Publish(e)
+		a.w.say(e)
 	}
 }
 
@@ -204,7 +204,7 @@ func (a *attempt) frame(f comfy.Frame) {
 		return
 	}
 	a.pace.release()
-	a.w.cfg.Publish(e)
+	a.w.say(e)
 }
 
 // executed brings a node's files home, then tells of them.

@@ -26,6 +26,8 @@ type scripted struct {
 	prompt func(w http.ResponseWriter, id string)
 	view   http.HandlerFunc
 	upload func(name, folder string) string // answers the name a file got
+	info   string                           // of its classes
+	files  map[string]string                // other answers, by escaped path and query
 
 	mu          sync.Mutex
 	conns       map[net.Conn]bool
@@ -44,8 +46,16 @@ func newScripted(t *testing.T) *scripted {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, body) })
 	}
 	answer("/system_stats", `{"system":{"comfyui_version":"9.9"},"devices":[{"name":"none","vram_total":1,"vram_free":1}]}`)
-	answer("/object_info", `{"Thing":{"input":{},"output":[],"output_node":true},"SaveImageWebsocket":{"input":{},"output":[],"output_node":true}}`)
-	answer("/extensions", `[]`)
+	s.info = `{"Thing":{"input":{},"output":[],"output_node":true},"SaveImageWebsocket":{"input":{},"output":[],"output_node":true}}`
+	mux.HandleFunc("GET /object_info", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, s.info) })
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		body, ok := s.files[r.URL.RequestURI()]
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		io.WriteString(w, body)
+	})
 	mux.HandleFunc("GET /ws", s.socket)
 	mux.HandleFunc("GET /view", func(w http.ResponseWriter, r *http.Request) { s.view(w, r) })
 	mux.HandleFunc("GET /queue", func(w http.ResponseWriter, _ *http.Request) {

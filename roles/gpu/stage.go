@@ -49,6 +49,9 @@ func (a *attempt) prepare(ctx context.Context) (json.RawMessage, error) {
 	if err := a.stage(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.localNames(); err != nil {
+		return nil, unusable(err)
+	}
 	a.prefix()
 	send.Prompt, send.PromptID, send.ClientID = a.graph.Bytes(), a.id, a.w.clientID()
 	send.Number, send.Front = nil, false
@@ -200,6 +203,21 @@ func safeName(name string) string {
 		name = name[:80-len(ext)] + ext
 	}
 	return name
+}
+
+// localNames gives models the names that a ComfyUI on Windows has for them.
+func (a *attempt) localNames() error {
+	if len(a.w.windows) == 0 {
+		return nil
+	}
+	return a.graph.Strings(func(_ *comfy.Node, _, value string) (string, error) {
+		local, ok := a.w.windows[value]
+		if !ok {
+			return value, nil
+		}
+		a.undo.input(local, value)
+		return local, nil
+	})
 }
 
 // prefix puts the job's outputs into a folder of their own: they cannot meet

@@ -123,15 +123,19 @@ type Worker struct {
 	client *comfy.Client
 
 	// Used by Run's goroutine only.
-	link    *link
-	classes map[string]bool
-	probed  bool   // what classes says is of this connection
-	known   string // digest of what was last registered
+	link     *link
+	classes  map[string]bool
+	windows  map[string]string // names with slashes -> as this ComfyUI lists them
+	mirrored *mirrored         // what pages may ask of models and custom nodes
+	probed   bool              // what classes says is of this connection
+	known    string            // digest of what was last registered
 	// listening says that a job takes events, on this connection and on the next.
 	listening bool
 
 	mu     sync.Mutex
 	status Status
+
+	standing standing
 }
 
 // New checks the configuration; it makes no call.

@@ -3,6 +3,7 @@
 import { lock, pill, text } from "./dom.js";
 import { follow, post, setToken } from "./feed.js";
 import * as verbs from "./verbs.js";
+import { moment } from "./words.js";
 import * as draw from "./views.js";
 
 const $ = (id) => document.getElementById(id);
@@ -79,9 +80,19 @@ function say(words, level) {
 }
 
 async function send(ask, action) {
-  const why = await post(action);
-  if (why) say(why, "fail");
-  else say(ask.done ?? "", "good");
+  const [why, answer] = await post(action, ask.to);
+  if (why) return say(why, "fail");
+  say(ask.done ?? "", "good");
+  if (answer.url) show(answer);
+}
+
+/** show has a sign-in link on the page until it is closed: it is told this once. */
+function show(link) {
+  text($("link-title"), `Sign-in link of ${link.user}`);
+  $("link-url").value = link.url;
+  text($("link-text"), `It works once, until ${moment(link.until)}. An earlier link of theirs does not count any more.`);
+  $("link").showModal();
+  $("link-url").select();
 }
 
 /** act does what a button asks for. It asks first when the ask has a title; not() is called when the person leaves it. */
@@ -111,6 +122,12 @@ function act(ask, not = () => {}) {
 
 $("unsay").addEventListener("click", () => say("", "good"));
 $("ask-no").addEventListener("click", () => $("ask").close());
+$("link-close").addEventListener("click", () => $("link").close());
+$("link").addEventListener("close", () => { $("link-url").value = ""; });
+$("link-copy").addEventListener("click", async () => {
+  $("link-url").select();
+  await navigator.clipboard?.writeText($("link-url").value).then(() => say("The link is in the clipboard.", "good"), () => {});
+});
 $("pause").addEventListener("click", () => view.head && act(view.head.paused ? verbs.resume("all") : verbs.pause("all")));
 $("mode").addEventListener("change", () => {
   const back = () => { $("mode").value = view.head.mode; };

@@ -27,15 +27,14 @@ function headers(more = {}) {
   return t ? { ...more, Authorization: `Bearer ${t}` } : more;
 }
 
-/** post sends an action and returns the sentence of a refusal, or "". */
-export async function post(action) {
+/** post sends an action and returns the sentence of a refusal, or "", and what was answered. */
+export async function post(action, to = "api/do") {
   try {
-    const r = await fetch(at("api/do"), { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(action) });
-    if (r.ok) return "";
-    const e = await r.json().catch(() => ({}));
-    return e.message ?? `The node answered ${r.status}.`;
+    const r = await fetch(at(to), { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(action) });
+    const body = await r.json().catch(() => ({}));
+    return r.ok ? ["", body] : [body.message ?? `The node answered ${r.status}.`, {}];
   } catch {
-    return "The node did not answer. Nothing was changed as far as this page knows.";
+    return ["The node did not answer. Nothing was changed as far as this page knows.", {}];
   }
 }
 

@@ -20,6 +20,11 @@ export const disable = (user) => ({
 
 export const enable = (user) => ({ action: { verb: "enable", user }, title: `Let ${user} in again?`, text: "They can sign in at once." });
 
+export const link = (user) => ({
+  action: { user }, to: "api/link", title: `Make a sign-in link for ${user}?`,
+  text: "It signs them in once, at any door, without their password. An earlier link of theirs does not count any more.",
+});
+
 /** scopeName is what a pause holds up: the queue, user001, worker verda/0. */
 export function scopeName(scope) {
   if (scope === "all") return "the queue";

@@ -22,6 +22,11 @@ export function clock(ms) {
   return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
+/** moment is a day and a time of day. */
+export function moment(ms) {
+  return new Date(ms).toLocaleString([], { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+}
+
 /** plural is a number with its noun: 1 voter, 3 voters. */
 export function plural(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;

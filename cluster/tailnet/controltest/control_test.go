@@ -35,7 +35,7 @@ func start(t *testing.T, cfg controltest.Config) *controltest.Control {
 	return c
 }
 
-func join(t *testing.T, cfg tailnet.TailnetConfig) tailnet.Network {
+func join(t *testing.T, cfg tailnet.Config) tailnet.Network {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*networktest.Patience)
 	defer cancel()
@@ -66,8 +66,8 @@ func elsewhere(t *testing.T) netip.Addr {
 
 func TestOpenOnAnotherAddress(t *testing.T) {
 	c := start(t, controltest.Config{IP: elsewhere(t), Open: true, Domain: "example.test"})
-	a := join(t, tailnet.TailnetConfig{Hostname: "mello", Tags: []string{cluster.TagCore}, ControlURL: c.URL()})
-	b := join(t, tailnet.TailnetConfig{Hostname: "mello", Tags: []string{cluster.TagGPU}, ControlURL: c.URL()})
+	a := join(t, tailnet.Config{Hostname: "mello", Tags: []string{cluster.TagCore}, ControlURL: c.URL()})
+	b := join(t, tailnet.Config{Hostname: "mello", Tags: []string{cluster.TagGPU}, ControlURL: c.URL()})
 	if x, y := a.Self().Name, b.Self().Name; x != "mello" || y != "mello-1" {
 		t.Errorf("names are %s and %s", x, y)
 	}
@@ -100,7 +100,7 @@ func TestOpenOnAnotherAddress(t *testing.T) {
 func TestOpeningTheLoginPageApproves(t *testing.T) {
 	c := start(t, controltest.Config{})
 	opened := make(chan error, 1)
-	join(t, tailnet.TailnetConfig{Hostname: "mello", ControlURL: c.URL(), Approve: func(url string) {
+	join(t, tailnet.Config{Hostname: "mello", ControlURL: c.URL(), Approve: func(url string) {
 		go func() {
 			res, err := http.Get(url)
 			if err == nil {
@@ -122,6 +122,6 @@ func TestAKeyOpensOnceOrAgain(t *testing.T) {
 	c := start(t, controltest.Config{})
 	again := c.NewKey(controltest.KeyOptions{Reusable: true, Expires: time.Now().Add(time.Hour)})
 	for range 2 {
-		join(t, tailnet.TailnetConfig{Hostname: "verda", AuthKey: again, ControlURL: c.URL()})
+		join(t, tailnet.Config{Hostname: "verda", AuthKey: again, ControlURL: c.URL()})
 	}
 }

@@ -194,3 +194,86 @@ func TestUnknownNamesDoNotDelayAParticipant(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// TestGuessesFromManyPlaces: a thousand machines guess for one user. They get
+// few guesses between them, and the user is let in from where they were before,
+// also when nothing is remembered of the password; elsewhere they are told of a
+// way in that no flood closes.
+func TestGuessesFromManyPlaces(t *testing.T) {
+	var n atomic.Int64
+	now := time.Unix(1_000_000, 0)
+	s := build(t, newBook(t, "user001", "user002"), &n, func() time.Time { return now })
+	in := func(user, pw, from string) error {
+		_, err := s.Basic(t.Context(), basic(user, pw), from)
+		return err
+	}
+	if err := in("user001", "pw-user001", "home"); err != nil {
+		t.Fatal(err)
+	}
+	n.Store(0)
+	got := counts(t, s, 1000, func(i int) (string, string) { return basic("user001", fmt.Sprint("guess", i)), fmt.Sprint("10.1.", i/250, ".", i%250) })
+	if n.Load() > 50 || got[cluster.Quota] < 950 || got[""] != 0 {
+		t.Errorf("%d of 1000 guesses were hashed: %v", n.Load(), got)
+	}
+	now = now.Add(6 * time.Minute) // the password is not remembered any more
+	counts(t, s, 1000, func(i int) (string, string) { return basic("user001", fmt.Sprint("again", i)), fmt.Sprint("10.2.", i/250, ".", i%250) })
+	if err := in("user001", "pw-user001", "home"); err != nil {
+		t.Errorf("the user at home: %v", err)
+	}
+	if err := in("user002", "pw-user002", "elsewhere"); err != nil {
+		t.Errorf("another user: %v", err)
+	}
+	now = now.Add(6 * time.Minute)
+	counts(t, s, 1000, func(i int) (string, string) { return basic("user001", fmt.Sprint("more", i)), fmt.Sprint("10.3.", i/250, ".", i%250) })
+	if err := in("user001", "another password", "a new place"); cluster.CodeOf(err) != cluster.Quota || !strings.Contains(cluster.MessageOf(err), "sign-in link") {
+		t.Errorf("at a new place: %v", err)
+	}
+}
+
+// TestGuessesOfANeighbour: a whole class has one address, and one of them guesses
+// for another. The other's browser, which has signed in before, has guesses of
+// its own.
+func TestGuessesOfANeighbour(t *testing.T) {
+	w := newShared(t, "user001")
+	g := w.gateway(t)
+	before := session(t, g, signin.Identity{User: "user001"})
+	w.later(30 * 24 * time.Hour) // and has ended since
+	for i := range 20 {
+		_, _ = g.Password(t.Context(), "user001", fmt.Sprint("guess", i), "class")
+	}
+	if _, err := g.Password(t.Context(), "user001", "pw-user001", "class"); cluster.CodeOf(err) != cluster.Quota {
+		t.Fatalf("the neighbour's guesses are not counted: %v", err)
+	}
+	if id, err := g.PasswordAgain(t.Context(), "user001", "pw-user001", "class", before); err != nil || id.User != "user001" {
+		t.Errorf("the user's own browser: %v", err)
+	}
+	var last error
+	for i := range 20 {
+		_, last = g.PasswordAgain(t.Context(), "user001", fmt.Sprint("own guess", i), "class", before)
+	}
+	if cluster.CodeOf(last) != cluster.Quota {
+		t.Errorf("an old session guesses without end: %v", last)
+	}
+}
+
+// TestManyNamesDoNotMakeGuessesForgotten: counters are bounded, and a flood of
+// names must not push out those that count.
+func TestManyNamesDoNotMakeGuessesForgotten(t *testing.T) {
+	var n atomic.Int64
+	now := time.Unix(1_000_000, 0)
+	s := build(t, newBook(t, "user001"), &n, func() time.Time { return now })
+	guess := func(user, pw string) cluster.Code {
+		_, err := s.Basic(t.Context(), basic(user, pw), "attacker")
+		return cluster.CodeOf(err)
+	}
+	for i := range 20 {
+		guess("user001", fmt.Sprint("guess", i))
+	}
+	before := n.Load()
+	for i := range 30_000 {
+		guess(fmt.Sprint("nobody", i), "x")
+	}
+	if got := guess("user001", "one more"); got != cluster.Quota || n.Load()-before > 20 {
+		t.Errorf("after 30,000 names: %q, %d hashes", got, n.Load()-before)
+	}
+}

@@ -211,3 +211,32 @@ func BenchmarkKnownCredential(b *testing.B) {
 		}
 	}
 }
+
+// TestNobodyIsTurnedAwayByADoorThatIsOpening: right after a start the table does
+// not know everybody yet, and a browser that is told 401 asks its person for the
+// password.
+func TestNobodyIsTurnedAwayByADoorThatIsOpening(t *testing.T) {
+	b := newBook(t)
+	var opening atomic.Bool
+	opening.Store(true)
+	var hashed atomic.Int64
+	s, err := signin.New(signin.Config{Person: b.person, Instructor: "boss", InstructorHash: func() string { return "" }, Logger: slog.New(slog.DiscardHandler), Verify: counted(&hashed), Opening: opening.Load})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 { // and it costs them none of their guesses
+		for _, name := range []string{"user001", "boss"} {
+			if _, err := s.Basic(t.Context(), basic(name, "pw-"+name), "1.2.3.4"); cluster.CodeOf(err) != cluster.Unavailable {
+				t.Fatalf("%s at a door that is opening: %v", name, err)
+			}
+		}
+	}
+	b.set(t, "user001", "pw-user001")
+	if id, err := s.Basic(t.Context(), basic("user001", "pw-user001"), "1.2.3.4"); err != nil || id.User != "user001" {
+		t.Errorf("known already: %v, %v", id, err)
+	}
+	opening.Store(false)
+	if _, err := s.Basic(t.Context(), basic("user002", "pw-user002"), "1.2.3.4"); cluster.CodeOf(err) != cluster.Unauthorized {
+		t.Errorf("unknown at an open door: %v", err)
+	}
+}
