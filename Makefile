@@ -55,7 +55,7 @@ bench-queue:
 	@mkdir -p bin $(CACHE)
 	@$(BUILD) -o bin/benchnode ./agent/benchnode
 	@cd deploy/bench && $(BUILD) -o $(CURDIR)/bin/queuebench .
-	@bin/queuebench --ours $(CURDIR)/bin/benchnode --dir $(CACHE) $(QUEUE_ARGS) | grep -E '^(env|bench|kill|ratio) '
+	@bin/queuebench --ours $(CURDIR)/bin/benchnode --dir $(CACHE) $(QUEUE_ARGS) | grep -E '^(env|bench|kill|hogs|ratio) '
 
 conformance: all
 	@test -n "$(COMFYUI_URL)" || { echo "name the ComfyUI: make conformance COMFYUI_URL=http://127.0.0.1:8188"; exit 2; }

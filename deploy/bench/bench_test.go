@@ -249,3 +249,27 @@ func TestRatiosAreOfTheSameRound(t *testing.T) {
 		t.Errorf("want %q in\n%s", want, out.String())
 	}
 }
+
+// TestCampaignsAreCounted: a log that never tells of an election counts none,
+// which must not pass for a run without false ones.
+func TestCampaignsAreCounted(t *testing.T) {
+	l := testLab(t)
+	dir, err := l.folder("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{dir: dir}
+	write := func(text string) {
+		if err := os.WriteFile(c.logPath(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nothing of the kind\n")
+	if _, err := campaigns([]*child{c}); err == nil {
+		t.Error("a log without any election was believed")
+	}
+	write("level=WARN msg=\"entering candidate state\" term=2\nlevel=WARN msg=\"entering candidate state\" term=3\n")
+	if n, err := campaigns([]*child{c}); err != nil || n != 2 {
+		t.Errorf("%d, %v", n, err)
+	}
+}

@@ -39,6 +39,7 @@ type options struct {
 	kills    int
 	watch    float64
 	dispatch int
+	hog      float64
 	conns    int
 	ours     string
 	dir      string
@@ -60,6 +61,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	fs.Float64Var(&o.watch, "kill-seconds", 8, "how long acknowledgements are watched after a kill, at least")
 	fs.IntVar(&o.dispatch, "dispatch", 100, "jobs of the idle dispatch phase of one round; 0 leaves it out")
 	fs.IntVar(&o.conns, "conns", 1, "connections the clients share on NATS, etcd and ours; 0: one for each client")
+	fs.Float64Var(&o.hog, "hog-seconds", 0, "how long our nodes are watched for false elections under CPU and fsync hogs, in each profile; 0 leaves it out")
 	fs.StringVar(&o.ours, "ours", "", "command of our node, see wire.go")
 	fs.StringVar(&o.dir, "dir", os.TempDir(), "folder on the disk to measure; a folder of its own is made in it and removed")
 	fs.DurationVar(&o.budget, "budget", 40*time.Minute, "the whole run ends after this time")
@@ -83,8 +85,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	if o.clients, err = numbers(clients, 1, 1024); err != nil {
 		return o, fmt.Errorf("--clients: %w", err)
 	}
-	if o.seconds <= 0 || o.seconds > 60 || o.rounds < 0 || o.rounds > 100 || o.kills < 0 || o.kills > 100 || o.dispatch < 0 || o.dispatch > 10_000 || o.watch < 0.2 || o.watch > 25 {
-		return o, errors.New("--seconds up to 60, --rounds and --kills up to 100, --dispatch up to 10000, --kill-seconds up to 25")
+	if o.seconds <= 0 || o.seconds > 60 || o.rounds < 0 || o.rounds > 100 || o.kills < 0 || o.kills > 100 || o.dispatch < 0 || o.dispatch > 10_000 || o.watch < 0.2 || o.watch > 25 || o.hog < 0 || o.hog > 3600 {
+		return o, errors.New("--seconds up to 60, --rounds and --kills up to 100, --dispatch up to 10000, --kill-seconds up to 25, --hog-seconds up to 3600")
 	}
 	o.systems = strings.Split(names, ",")
 	for _, n := range o.systems {
@@ -130,6 +132,10 @@ func role(args []string) (is bool, err error) {
 	switch args[1] {
 	case "janitor":
 		return true, janitor(args[2])
+	case "hog-cpu":
+		return true, hogCPU()
+	case "hog-fsync":
+		return true, hogFsync(args[2])
 	case "serve-nats":
 		return true, natsRole(args[2])
 	case "serve-etcd":
@@ -170,6 +176,7 @@ func run(args []string, out io.Writer) (err error) {
 	}
 	b.cells(ctx)
 	b.kills(ctx)
+	b.hogs(ctx)
 	b.report.summary()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("the run was cut short: %w", err)

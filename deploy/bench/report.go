@@ -194,3 +194,8 @@ func (r *report) ratio(w what, system string) {
 	put("cpu", func(f figure) float64 { return f.cpu })
 	fmt.Fprintf(r.out, " rounds=%d\n", len(pairs))
 }
+
+func (r *report) hogged(profile string, h hogged) {
+	fmt.Fprintf(r.out, "hogs system=ours profile=%s seconds=%.0f false_elections=%d acked=%d failed=%d worst_ack_ms=%d\n",
+		profile, h.seconds, h.campaigns, h.acked, h.failed, h.worst.Milliseconds())
+}
