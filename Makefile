@@ -5,6 +5,7 @@
 # make bench-queue   our queue beside NATS JetStream, etcd and Redis, about 15 min; QUEUE_ARGS="--rounds 5"
 # make lint      the linters (installed into .cache at pinned versions)
 # make dist      static binaries for three platforms, with checksums
+# make chaos     breaks a workshop of processes on purpose and judges it from outside; see below
 # make conformance COMFYUI_URL=http://127.0.0.1:8188   the same workflows through a real ComfyUI
 SHELL       := /bin/sh
 GO          ?= go
@@ -20,7 +21,7 @@ RUN_ARGS    ?=
 
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
-.PHONY: all run test bench bench-queue lint dist conformance wheels browser-wheels clean
+.PHONY: all run test bench chaos lint dist conformance wheels browser-wheels clean
 all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
@@ -49,6 +50,23 @@ test: all browser-wheels
 bench: all
 	@COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestBench' -v ./agent/doortest | grep -E '^[a-z0-9_]+ [a-z_0-9]+=' 
 	@$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./roles/... | grep -E '^Benchmark'
+
+# make chaos SEEDS=3 JOBS=200            jobs and faults, one line for each seed
+# make chaos BUG=all                     plants eight bugs, one after the other; each must be caught
+# make chaos SCENARIO=leaderkill MINUTES=10   or shapes, killall, join, silent
+# NET=tailnet: on a test tailnet; PROFILE=site: raft's short times; KEEP=1: keep the logs
+SEEDS    ?= 3
+SEED     ?= 1
+JOBS     ?= 200
+MINUTES  ?= 10
+NET      ?= loopback
+PROFILE  ?= wan
+BUG      ?=
+SCENARIO ?=
+KEEP     ?= 0
+chaos: all
+	@$(GO) build -o bin/chaos ./agent/chaos
+	@$(if $(BUG),,COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent) bin/chaos -seeds=$(SEEDS) -seed=$(SEED) -jobs=$(JOBS) -minutes=$(MINUTES) -net=$(NET) -profile=$(PROFILE) -bug=$(BUG) -scenario=$(SCENARIO) -keep=$(KEEP)
 
 bench: bench-queue
 bench-queue:

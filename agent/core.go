@@ -115,7 +115,7 @@ func (c *core) start(s *swarm, stack *stack) (err error) {
 		c.mirror = peer.NewMirror(peer.MirrorConfig{
 			Client: s.client, Local: s.blobs, Others: s.keepers, Refs: c.machine.Refs, Watch: func() peer.Changes { return c.machine.Watch() }, Logger: s.cfg.Logger,
 		})
-		peer.ServeBlobs(s.server, c.mirror, c.machine)
+		peer.ServeBlobs(s.server, s.blobs, c.machine)
 		stack.run("mirror", c.mirror.Run)
 	}
 	if s.alone {

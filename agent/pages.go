@@ -10,7 +10,7 @@ import (
 
 // How what a job says finds the pages, wherever they are:
 //
-//	worker --> Links.Publish --+--> show --> this node's gateway
+//	worker --> Links.Publish --+--> showOwn --> this node's gateway
 //	                           +--link--> Receiver --> showRemote --> that node's gateway
 //
 // A link that comes up, and a gateway that begins to listen, are told first what
@@ -34,21 +34,30 @@ func (s *swarm) stand() []jobs.Event {
 	return nil
 }
 
+// show hands an event to this node's pages.
+func (s *swarm) show(e jobs.Event) {
+	if pages := s.pages.Load(); pages != nil {
+		(*pages)(e)
+	}
+}
+
 // commitWithin is how long an event waits for the commit that it relies on.
 const commitWithin = time.Second
 
-// show hands an event to this node's pages, once this node knows what it relies
-// on.
-func (s *swarm) show(e jobs.Event) {
-	pages := s.pages.Load()
-	if pages == nil {
+// showOwn hands on an event of a worker of this node, once this node's copy of
+// the table knows what it relies on.
+func (s *swarm) showOwn(e jobs.Event) {
+	if s.core == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commitWithin)
-	defer cancel()
-	if s.core == nil || s.core.machine.Await(ctx, e.Index) == nil {
-		(*pages)(e)
+	if applied, _ := s.core.machine.Applied(); applied < e.Index {
+		ctx, cancel := context.WithTimeout(context.Background(), commitWithin)
+		defer cancel()
+		if s.core.machine.Await(ctx, e.Index) != nil {
+			return
+		}
 	}
+	s.show(e)
 }
 
 // showRemote hands on an event of another node: of its worker, if that is the

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
@@ -131,6 +132,10 @@ func (a *Agent) startWorkers() error {
 		urls = []string{sketchURL}
 	}
 	work := a.swarm.work()
+	blobs := blob.Store(a.swarm.blobs)
+	if !a.swarm.alone {
+		blobs = a.swarm.store() // an input may have come in at another gateway
+	}
 	var all []worker
 	for i, url := range urls {
 		if url == sketchURL {
@@ -141,7 +146,7 @@ func (a *Agent) startWorkers() error {
 		}
 		id := cluster.WorkerID(fmt.Sprintf("%s/%d", a.self.Name, i))
 		cfg := gpu.Config{
-			ID: id, Node: a.self.ID, URL: url, Queue: work, Blobs: a.swarm.blobs, Secrets: work.Secrets, Publish: a.swarm.links.Publish, Flush: a.swarm.links.Flush,
+			ID: id, Node: a.self.ID, URL: url, Queue: work, Blobs: blobs, Secrets: work.Secrets, Publish: a.swarm.links.Publish, Flush: a.swarm.links.Flush,
 			Register: func(ctx context.Context, w models.Worker) error { return work.Register(ctx, w) }, Logger: a.cfg.Logger,
 		}
 		if a.swarm.core != nil {

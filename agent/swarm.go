@@ -85,7 +85,7 @@ func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm
 		s.guest = &guest{s: s}
 	}
 	s.links = peer.NewLinks(peer.LinksConfig{
-		Gate: s.gate, Targets: s.targets, Report: s.said, Local: s.show, Standing: s.stand, Logger: cfg.Logger,
+		Gate: s.gate, Targets: s.targets, Report: s.said, Local: s.showOwn, Standing: s.stand, Logger: cfg.Logger,
 	})
 	return s, nil
 }

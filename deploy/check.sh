@@ -14,7 +14,7 @@ stage() { # NAME COMMAND...
 	begin=$(date +%s)
 	if "$@" >"$CACHE/stage.log" 2>&1; then
 		passed=$((passed + 1))
-		echo "ok   $name $(($(date +%s) - begin))s$(grep -hE '^(kill9|idle|dispatch|browser|dist|conformance) ' "$CACHE/stage.log" | sed 's/^/ | /' | tr '\n' ' ')"
+		echo "ok   $name $(($(date +%s) - begin))s$(grep -hE '^(kill9|idle|dispatch|browser|dist|conformance|chaos|bite) ' "$CACHE/stage.log" | sed 's/^/ | /' | tr '\n' ' ')"
 		# What did not run is not counted as having passed: it is named.
 		grep -h -B1 -e '^ *--- SKIP' "$CACHE/stage.log" | sed -n 's/^ *[a-z_]*_test\.go:[0-9]*: /     not run: /p'
 	else
@@ -53,6 +53,13 @@ tests() {
 	export COMFYUME_AGENT_BIN="$PWD/bin/comfyume-agent"
 	stage whole-process-tests go test -count=1 -timeout 15m -v ./agent/doortest
 	stage browser-tests go test -count=1 -timeout 15m -v ./agent/browsertest
+}
+
+# The short form of `make chaos`: one seed, and three of the eight bugs.
+chaos() {
+	go build -o bin/chaos ./agent/chaos &&
+		timeout 400 bin/chaos -seeds=1 -jobs=80 &&
+		timeout 300 bin/chaos -bug=ack-before-commit,lost-dedupe,wrong-owner
 }
 
 tool() { # NAME MODULE@VERSION: installs once into .cache/bin

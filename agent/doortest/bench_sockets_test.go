@@ -73,3 +73,48 @@ func TestBenchSockets(t *testing.T) {
 		fmt.Printf("socket_idle sockets=%d kib_each=%.2f rss_mb=%.1f base_mb=%.1f goal_kib=6\n", n, (now-base)*1024/float64(n), now, base)
 	}
 }
+
+// TestBenchClass measures a whole workshop in one process, ComfyUI's stand-in
+// included, at rest: everybody is signed in and has a page open, and has had
+// their share of a thousand jobs done.
+func TestBenchClass(t *testing.T) {
+	benchOnly(t)
+	const people, jobs = 20, 1000
+	env, client := class(people)
+	a := doortest.Start(t, doortest.Options{Env: env})
+	for i := range people {
+		idle(t, client(a, i), "page")
+	}
+	begin := time.Now()
+	for j := range jobs {
+		client(a, j%people).JSON(t, "POST", "/prompt", map[string]any{"prompt": doortest.Inverted(j, 16, "class"), "client_id": "page"}, nil)
+	}
+	peak := 0.0
+	for i := range people {
+		doortest.Until(t, 10*time.Minute, "all jobs are done", func() bool {
+			var left struct {
+				Exec struct {
+					Remaining int `json:"queue_remaining"`
+				} `json:"exec_info"`
+			}
+			client(a, i).JSON(t, "GET", "/prompt", nil, &left)
+			peak = max(peak, rss(t, a.PID()))
+			return left.Exec.Remaining == 0
+		})
+	}
+	took := time.Since(begin).Seconds()
+	done := 0
+	for i := range people {
+		var history map[string]doortest.Entry
+		client(a, i).JSON(t, "GET", "/history", nil, &history)
+		for _, e := range history {
+			if e.Status.Completed {
+				done++
+			}
+		}
+	}
+	if done != jobs {
+		t.Fatalf("%d of %d jobs are done", done, jobs)
+	}
+	fmt.Printf("class_idle users=%d jobs=%d rss_mb=%.1f peak_mb=%.1f jobs_per_s=%.1f limit_mb=150 goal_mb=64\n", people, done, settled(t, a.PID()), peak, float64(jobs)/took)
+}

@@ -22,10 +22,12 @@ const verbBlob Verb = "blob"
 // of what its ComfyUI can do, in bytes.
 const maxCaps = 64 << 20
 
-// ServeBlobs lets other nodes read this keeper's blobs and keep theirs here.
+// ServeBlobs lets other nodes read this keeper's blobs and keep theirs here. Only
+// what is here is served: two keepers that both lack a blob would else ask each
+// other for it, and wait for each other.
 // Core nodes may read any; a gpu-only node the inputs of a job that it holds,
 // and may keep results of such a job, or its own description.
-func ServeBlobs(s *Server, store blob.Store, table Table) {
+func ServeBlobs(s *Server, store *blob.Dir, table Table) {
 	k := &keeper{store: store, table: table}
 	s.verbs[verbBlob] = verb{access: Workers, serve: func(w http.ResponseWriter, r *http.Request, who Who) error {
 		switch r.Method {
@@ -39,7 +41,7 @@ func ServeBlobs(s *Server, store blob.Store, table Table) {
 }
 
 type keeper struct {
-	store blob.Store
+	store *blob.Dir
 	table Table
 }
 
@@ -254,10 +256,13 @@ func (c *Client) sendBlob(ctx context.Context, node cluster.NodeID, f blob.File,
 // Keepers are the nodes that keep blobs for this one, the preferred one first.
 type Keepers func() []cluster.NodeID
 
+// errAway is not NotFound: the table names the blob, so some machine has it.
+var errAway = cluster.Errorf(cluster.Unavailable, "no machine that is there has this file's bytes; they come back with the machine that has")
+
 // fetchInto copies a blob from the first keeper that has it into a store,
 // which checks its digest by naming it.
 func (c *Client) fetchInto(ctx context.Context, to blob.Store, from []cluster.NodeID, ref cluster.Ref, l jobs.Lease) error {
-	err := error(cluster.Errorf(cluster.NotFound, "no machine that is there has this file's bytes; they come back with the machine that has"))
+	err := error(errAway)
 	absent := true
 	for _, node := range from {
 		body, size, ferr := c.fetchBlob(ctx, node, ref, l)
@@ -283,7 +288,7 @@ func (c *Client) fetchInto(ctx context.Context, to blob.Store, from []cluster.No
 		}
 	}
 	if absent {
-		return cluster.Errorf(cluster.NotFound, "no machine that is there has this file's bytes; they come back with the machine that has")
+		return errAway
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,19 +19,21 @@ func elsewhere(leader cluster.NodeID) error {
 
 func TestCallsWaitForAnElectionAndNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		leader := cluster.NodeID("")
-		l := NewLeadership(nil, "me", func() cluster.NodeID { return leader }, nil)
+		var leader atomic.Pointer[cluster.NodeID]
+		lead := func(node cluster.NodeID) { leader.Store(&node) }
+		lead("")
+		l := NewLeadership(nil, "me", func() cluster.NodeID { return *leader.Load() }, nil)
 		nothing := func(context.Context, cluster.NodeID, bool) error { return nil }
 		timed := func() (time.Duration, error) {
 			begin := time.Now()
 			err := l.Do(t.Context(), nothing)
 			return time.Since(begin), err
 		}
-		go func() { time.Sleep(3 * time.Second); leader = "other" }()
+		go func() { time.Sleep(3 * time.Second); lead("other") }()
 		if took, err := timed(); err != nil || took < 3*time.Second || took > 3*time.Second+2*retry {
 			t.Errorf("an election of 3 s: %v after %s", err, took)
 		}
-		leader = ""
+		lead("")
 		if took, err := timed(); cluster.CodeOf(err) != cluster.NoLeader || took < Election || took > Election+2*retry {
 			t.Errorf("no election: %v after %s", err, took)
 		}
@@ -39,7 +42,7 @@ func TestCallsWaitForAnElectionAndNoLonger(t *testing.T) {
 		}
 		// Nobody asked for an hour. That the call before failed says nothing of now.
 		time.Sleep(time.Hour)
-		go func() { time.Sleep(2 * time.Second); leader = "other" }()
+		go func() { time.Sleep(2 * time.Second); lead("other") }()
 		if took, err := timed(); err != nil || took < 2*time.Second {
 			t.Errorf("an election an hour later: %v after %s", err, took)
 		}

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"log/slog"
@@ -32,6 +33,7 @@ const (
 	writeWithin  = 10 * time.Second // a node that takes nothing for so long is let go
 	indexWithin  = time.Second      // how long an event waits for the commit that it relies on
 	targetsEvery = time.Second
+	linkBuffer   = 32 << 10 // bytes: a preview and what comes with it
 )
 
 // Target is a node to be told of jobs and of this node.
@@ -297,6 +299,7 @@ func (k *link) down() {
 }
 
 func (k *link) write(ctx context.Context, c net.Conn, read chan error) error {
+	w := bufio.NewWriterSize(c, linkBuffer)
 	for {
 		k.mu.Lock()
 		batch := k.queue
@@ -310,9 +313,12 @@ func (k *link) write(ctx context.Context, c net.Conn, read chan error) error {
 			if err := c.SetWriteDeadline(time.Now().Add(writeWithin)); err != nil {
 				return err
 			}
-			if err := writeFrame(c, p); err != nil {
+			if err := writeFrame(w, p); err != nil {
 				return err
 			}
+		}
+		if err := w.Flush(); err != nil { // within the deadline of the last
+			return err
 		}
 		select {
 		case <-k.wake:
@@ -405,9 +411,10 @@ func (r *Receiver) Serve(ctx context.Context, ln net.Listener) error {
 
 func (r *Receiver) take(ctx context.Context, c net.Conn) error {
 	who := WhoOf(c)
+	in := bufio.NewReaderSize(c, linkBuffer)
 	for {
 		var p parcel
-		if err := readFrame(c, maxParcel, &p); err != nil {
+		if err := readFrame(in, maxParcel, &p); err != nil {
 			return err
 		}
 		switch {

@@ -167,7 +167,8 @@ func (h held) is(l *wal.Log, ever held) error {
 // times, and looks at what is left: all that Append returned from, and what was
 // being appended either whole or not at all.
 func TestCrashes(t *testing.T) {
-	runs := uint64(400)
+	t.Parallel()
+	runs := uint64(40)
 	if os.Getenv("COMFYUME_LONG") != "" {
 		runs = 10_000
 	}
@@ -257,7 +258,8 @@ func live(t *testing.T, l *wal.Log, r *rand.Rand, durable, ever held, name strin
 }
 
 func TestFullDiskLosesNothingAndGoesOn(t *testing.T) {
-	for seed := range uint64(50) {
+	t.Parallel()
+	for seed := range uint64(15) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		d := newDisk()
 		d.full = 1<<20 + r.IntN(3<<20)

@@ -195,7 +195,7 @@ func TestSignInLink(t *testing.T) {
 	}
 	b := w.browser()
 	for range 3 { // a mail scanner and a chat look at it first
-		if a := b.open("/login?link=" + text).want(t, 200); !strings.Contains(a.body, "Welcome, user002") || len(b.jar) != 0 {
+		if a := b.open("/login?link="+text).want(t, 200); !strings.Contains(a.body, "Welcome, user002") || len(b.jar) != 0 {
 			t.Errorf("the page: %s", a.body)
 		}
 	}
@@ -207,7 +207,7 @@ func TestSignInLink(t *testing.T) {
 	if again.send("POST", "/login", "link="+text).want(t, 401); !strings.Contains(again.last.body, "used already") || len(again.jar) != 0 {
 		t.Errorf("a second time: %s", again.last.body)
 	}
-	again.open("/login?link=" + text).want(t, 401)
+	again.open("/login?link="+text).want(t, 401)
 	again.open("/login?link=nonsense").want(t, 401)
 	if strings.Contains(w.logged.String(), text) {
 		t.Error("the log tells a link")
@@ -274,7 +274,7 @@ func TestBrowserForgetsTheOneBefore(t *testing.T) {
 	b := w.browser()
 	cleared := func(u cluster.User) string {
 		b.as(t, u)
-		return b.open("/" + string(u) + "/").want(t, 200).header.Get("Clear-Site-Data")
+		return b.open("/"+string(u)+"/").want(t, 200).header.Get("Clear-Site-Data")
 	}
 	for i, c := range []struct {
 		u    cluster.User

@@ -272,7 +272,7 @@ func (c steady) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 32<<10) }}
 
 // drain writes until nothing waits. Whoever sets writing runs it.
 func (s *sock) drain() {

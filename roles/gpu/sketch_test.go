@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/files"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/roles/comfy"
@@ -142,9 +144,9 @@ func TestEmbeddedPromptIsTheUsersOwn(t *testing.T) {
 	}
 }
 
-func TestUploadIsStagedAndTemporaryPicturesAreKept(t *testing.T) {
-	s := startSketch(t)
-	b := newBench(t, s.url, nil)
+// pngOf is a small picture of one colour.
+func pngOf(t *testing.T) string {
+	t.Helper()
 	m := image.NewRGBA(image.Rect(0, 0, 8, 8))
 	for i := range m.Pix {
 		m.Pix[i] = []byte{10, 20, 30, 255}[i%4]
@@ -153,7 +155,13 @@ func TestUploadIsStagedAndTemporaryPicturesAreKept(t *testing.T) {
 	if err := png.Encode(&picture, m); err != nil {
 		t.Fatal(err)
 	}
-	ref, size := b.put(picture.String())
+	return picture.String()
+}
+
+func TestUploadIsStagedAndTemporaryPicturesAreKept(t *testing.T) {
+	s := startSketch(t)
+	b := newBench(t, s.url, nil)
+	ref, size := b.put(pngOf(t))
 	graph := `{"1":{"class_type":"LoadImage","inputs":{"image":"my cat (1).png [input]"}},"2":{"class_type":"PreviewImage","inputs":{"images":["1",0]}}}`
 	with := func(c *jobs.Submit) {
 		c.Inputs = []jobs.Input{{Value: "my cat (1).png [input]", Name: "my cat (1).png", Ref: ref, Size: size}}
@@ -315,6 +323,38 @@ func TestMissingInputFailsTheJob(t *testing.T) {
 	}
 	if got := b.queue.types(id); !slices.Contains(got, comfy.TypeExecutionStart) {
 		t.Errorf("published %v: a page must have seen it begin", got)
+	}
+}
+
+// away is a depot whose machine is away for a while.
+type away struct {
+	left atomic.Int32 // times that it does not answer
+	gpu.Depot
+}
+
+func (a *away) Fetch(context.Context, jobs.Lease, cluster.Ref) error {
+	if a.left.Add(-1) >= 0 {
+		return cluster.Errorf(cluster.Unavailable, "no machine that is there has this file's bytes")
+	}
+	return nil
+}
+
+func (a *away) Keep(context.Context, jobs.Lease, cluster.Ref) error { return nil }
+
+func (a *away) Kept(context.Context, jobs.Lease, cluster.Ref) (int64, bool) { return 1, true }
+
+// TestInputOnAMachineThatIsAwayIsAwaited: its upload was accepted, so a gateway
+// that is just being restarted must not fail the job.
+func TestInputOnAMachineThatIsAwayIsAwaited(t *testing.T) {
+	d := &away{}
+	d.left.Store(3)
+	b := newBench(t, startSketch(t).url, func(c *gpu.Config) { c.Depot = d })
+	ref, size := b.put(pngOf(t))
+	id := b.submit("p-1", `{"1":{"class_type":"LoadImage","inputs":{"image":"a.png"}},"2":{"class_type":"PreviewImage","inputs":{"images":["1",0]}}}`, func(c *jobs.Submit) {
+		c.Inputs = []jobs.Input{{Value: "a.png", Name: "a.png", Ref: ref, Size: size}}
+	})
+	if row := b.ends(id); row.State != jobs.Done || row.Strikes != 0 {
+		t.Errorf("row %s after %d strikes: %+v", row.State, row.Strikes, row.Failure)
 	}
 }
 

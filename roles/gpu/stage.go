@@ -126,7 +126,11 @@ func (a *attempt) bringThere(ctx context.Context, in jobs.Input, folder string) 
 			return "", &refusal{jobs.Failure{Type: "input_refused", Message: fmt.Sprintf("ComfyUI did not take the input file %q (answer %d). It may be too large.", in.Name, status.Status)}}
 		case time.Now().After(patience):
 			a.w.log.Warn("staging an input", "user", a.row.ID.User, "job", a.row.ID.Prompt, "err", err)
-			return "", &givenUp{strike: true, reason: "ComfyUI did not take its input files"}
+			reason := "ComfyUI did not take its input files"
+			if code == cluster.Unavailable { // it may come back: the third try fails
+				reason = fmt.Sprintf("its input file %q is on a machine that does not answer", in.Name)
+			}
+			return "", &givenUp{strike: true, reason: reason}
 		}
 		pause.wait(ctx)
 	}

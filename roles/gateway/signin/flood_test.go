@@ -195,7 +195,7 @@ func TestUnknownNamesDoNotDelayAParticipant(t *testing.T) {
 	})
 }
 
-// TestGuessesFromManyPlaces: a thousand machines guess for one user. They get
+// TestGuessesFromManyPlaces: hundreds of machines guess for one user. They get
 // few guesses between them, and the user is let in from where they were before,
 // also when nothing is remembered of the password; elsewhere they are told of a
 // way in that no flood closes.
@@ -211,12 +211,16 @@ func TestGuessesFromManyPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Store(0)
-	got := counts(t, s, 1000, func(i int) (string, string) { return basic("user001", fmt.Sprint("guess", i)), fmt.Sprint("10.1.", i/250, ".", i%250) })
-	if n.Load() > 50 || got[cluster.Quota] < 950 || got[""] != 0 {
-		t.Errorf("%d of 1000 guesses were hashed: %v", n.Load(), got)
+	got := counts(t, s, 300, func(i int) (string, string) {
+		return basic("user001", fmt.Sprint("guess", i)), fmt.Sprint("10.1.", i/250, ".", i%250)
+	})
+	if n.Load() > 50 || got[cluster.Quota] < 250 || got[""] != 0 {
+		t.Errorf("%d of 300 guesses were hashed: %v", n.Load(), got)
 	}
 	now = now.Add(6 * time.Minute) // the password is not remembered any more
-	counts(t, s, 1000, func(i int) (string, string) { return basic("user001", fmt.Sprint("again", i)), fmt.Sprint("10.2.", i/250, ".", i%250) })
+	counts(t, s, 300, func(i int) (string, string) {
+		return basic("user001", fmt.Sprint("again", i)), fmt.Sprint("10.2.", i/250, ".", i%250)
+	})
 	if err := in("user001", "pw-user001", "home"); err != nil {
 		t.Errorf("the user at home: %v", err)
 	}
@@ -224,7 +228,9 @@ func TestGuessesFromManyPlaces(t *testing.T) {
 		t.Errorf("another user: %v", err)
 	}
 	now = now.Add(6 * time.Minute)
-	counts(t, s, 1000, func(i int) (string, string) { return basic("user001", fmt.Sprint("more", i)), fmt.Sprint("10.3.", i/250, ".", i%250) })
+	counts(t, s, 300, func(i int) (string, string) {
+		return basic("user001", fmt.Sprint("more", i)), fmt.Sprint("10.3.", i/250, ".", i%250)
+	})
 	if err := in("user001", "another password", "a new place"); cluster.CodeOf(err) != cluster.Quota || !strings.Contains(cluster.MessageOf(err), "sign-in link") {
 		t.Errorf("at a new place: %v", err)
 	}
@@ -270,10 +276,10 @@ func TestManyNamesDoNotMakeGuessesForgotten(t *testing.T) {
 		guess("user001", fmt.Sprint("guess", i))
 	}
 	before := n.Load()
-	for i := range 30_000 {
+	for i := range 11_000 { // more than there are counters
 		guess(fmt.Sprint("nobody", i), "x")
 	}
 	if got := guess("user001", "one more"); got != cluster.Quota || n.Load()-before > 20 {
-		t.Errorf("after 30,000 names: %q, %d hashes", got, n.Load()-before)
+		t.Errorf("after 11,000 names: %q, %d hashes", got, n.Load()-before)
 	}
 }

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package world
+
+import "errors"
+
+func newTailnet(*World) (network, error) {
+	return nil, errors.New("this system has no network namespaces")
+}
