@@ -401,14 +401,14 @@ func (r *Receiver) Serve(ctx context.Context, ln net.Listener) error {
 		r.keep(c, true)
 		wg.Go(func() {
 			defer r.keep(c, false)
-			if err := r.take(ctx, c); err != nil {
-				r.Logger.Debug("a link ended", "node", WhoOf(c).Name, "err", err)
-			}
+			why := r.take(ctx, c)
+			r.Logger.Debug("a link ended", "node", WhoOf(c).Name, "err", why)
 			_ = c.Close()
 		})
 	}
 }
 
+// take returns why the link ended.
 func (r *Receiver) take(ctx context.Context, c net.Conn) error {
 	who := WhoOf(c)
 	in := bufio.NewReaderSize(c, linkBuffer)
