@@ -24,7 +24,7 @@ import (
 // streams what it writes, because its feed never ends.
 func (g *Gateway) admin(ctx *fasthttp.RequestCtx, raw string, id signin.Identity) {
 	if !id.Instructor {
-		fail(ctx, cluster.Errorf(cluster.Forbidden, "The dashboard is for the instructor. Your ComfyUI is at /%s/.", id.User))
+		notYours(ctx, raw, cluster.Errorf(cluster.Forbidden, "The dashboard is for the instructor. Your ComfyUI is at /%s/.", id.User))
 		return
 	}
 	if raw == "/admin" {

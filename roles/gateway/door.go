@@ -84,10 +84,10 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 			redirect(ctx, "/admin/", fasthttp.StatusFound)
 			return
 		}
-		fail(ctx, cluster.Errorf(cluster.Forbidden, "You are signed in as the instructor. The dashboard is at /admin/; a ComfyUI belongs to a participant."))
+		notYours(ctx, raw, cluster.Errorf(cluster.Forbidden, "You are signed in as the instructor. The dashboard is at /admin/; a ComfyUI belongs to a participant."))
 		return
 	case prefix != "" && prefix != "/"+string(id.User):
-		fail(ctx, cluster.Errorf(cluster.Forbidden, "This is not your ComfyUI. Yours is at /%s/.", id.User))
+		notYours(ctx, raw, cluster.Errorf(cluster.Forbidden, "This is not your ComfyUI. Yours is at /%s/.", id.User))
 		return
 	}
 	c := &call{RequestCtx: ctx, life: g.life, id: id, user: id.User, prefix: prefix, path: rest}

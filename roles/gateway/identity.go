@@ -51,7 +51,7 @@ func (g *Gateway) stranger(ctx *fasthttp.RequestCtx, raw string, err error) {
 		g.landing(ctx)
 		return
 	case code == cluster.Unauthorized && !said && followed(ctx):
-		redirect(ctx, "/login?next="+url.QueryEscape(raw+query(ctx)), fasthttp.StatusSeeOther)
+		askToSignIn(ctx, raw)
 		return
 	case code == cluster.Unauthorized && (said || !fromPage(ctx)):
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, realm)
@@ -59,6 +59,22 @@ func (g *Gateway) stranger(ctx *fasthttp.RequestCtx, raw string, err error) {
 		ctx.Response.Header.Set(fasthttp.HeaderRetryAfter, retryAfter)
 	}
 	fail(ctx, err)
+}
+
+// notYours answers who is signed in as somebody else than the address is for. A
+// person may have sat down where somebody else worked: they are shown who is
+// signed in there, and can sign in instead. A program is told.
+func notYours(ctx *fasthttp.RequestCtx, raw string, err error) {
+	if followed(ctx) {
+		askToSignIn(ctx, raw)
+		return
+	}
+	fail(ctx, err)
+}
+
+// askToSignIn sends a person to the sign-in page, and then to where they wanted.
+func askToSignIn(ctx *fasthttp.RequestCtx, raw string) {
+	redirect(ctx, "/login?next="+url.QueryEscape(raw+query(ctx)), fasthttp.StatusSeeOther)
 }
 
 // retryAfter is when the next guess is looked at, in seconds.

@@ -101,7 +101,36 @@ func TestSignInPage(t *testing.T) {
 	b.send("GET", "/api/settings", "").want(t, 200)
 	b.send("POST", "/user001/api/settings/x", "1").want(t, 200)
 	b.send("GET", "/user002/api/settings", "").want(t, 403)
-	b.open("/admin/").want(t, 403)
+	b.send("GET", "/admin/", "").want(t, 403)
+}
+
+// TestSecondPersonOpensTheirAddress: in a browser where somebody else is signed
+// in, a person's own address leads to the page that says so and signs them in.
+func TestSecondPersonOpensTheirAddress(t *testing.T) {
+	w := open(t, options{visited: true})
+	b := w.browser()
+	b.as(t, ann)
+	b.open("/user001/").want(t, 200)
+	for target, who := range map[string]cluster.User{"/user002/?workflow=x": bob, "/admin/": boss} {
+		b.as(t, ann)
+		at := b.open(target).want(t, 303).header.Get("Location")
+		if at != "/login?next="+url.QueryEscape(target) {
+			t.Fatalf("%s leads to %q", target, at)
+		}
+		if page := b.open(at).want(t, 200); !strings.Contains(page.body, "signed in as user001") {
+			t.Errorf("the page does not say who is signed in: %s", page.body)
+		}
+		if got := b.signIn(string(who), right+" of "+string(who), target).want(t, 303).header.Get("Location"); got != target {
+			t.Errorf("%s then leads to %q", target, got)
+		}
+	}
+	if at := b.open("/user001/").want(t, 303).header.Get("Location"); at != "/login?next=%2Fuser001%2F" { // the instructor
+		t.Errorf("the instructor is led to %q", at)
+	}
+	b.as(t, bob)
+	if a := b.open("/user002/").want(t, 200); a.header.Get("Clear-Site-Data") == "" {
+		t.Error("what the first one left is not cleared")
+	}
 }
 
 func TestCookieOverTLS(t *testing.T) {
