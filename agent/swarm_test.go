@@ -16,8 +16,10 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -361,6 +363,28 @@ func TestLeaveAndForget(t *testing.T) {
 	})
 }
 
+// whose says of a verb what a machine that only runs jobs gets by it.
+type whose int
+
+const (
+	_         whose = iota
+	coreNodes       // nothing: it is for nodes that hold the table
+	itsOwn          // something of itself only: it says nothing of anybody in the question
+	itsJobs         // something of the jobs that its workers hold
+	itsFiles        // bytes for such a job
+	anyNodes        // what every node may see
+)
+
+// peerLaw is what every verb must be. A verb that stands not in it fails the
+// test: who adds one says here whose it is.
+var peerLaw = map[peer.Verb]whose{
+	"join": coreNodes, "image": coreNodes, "transfer": coreNodes, "form": coreNodes, "submit": coreNodes, "retry": coreNodes, "propose": coreNodes, "tokens": coreNodes,
+	"enter": itsOwn, "work/register": itsOwn, "leave": itsOwn,
+	"work/claim": itsJobs, "work/started": itsJobs, "work/renew": itsJobs, "work/gpudone": itsJobs, "work/outputs": itsJobs, "work/finish": itsJobs,
+	"work/requeue": itsJobs, "work/hold": itsJobs, "work/secrets": itsJobs,
+	"blob": itsFiles, "hello": anyNodes, "view": anyNodes,
+}
+
 // Every verb is refused to strangers, and those of core nodes to machines that
 // only run jobs. A new verb is tried without anybody having to remember it.
 func TestVerbsAreRefusedToStrangers(t *testing.T) {
@@ -371,13 +395,18 @@ func TestVerbsAreRefusedToStrangers(t *testing.T) {
 		gpu := s.start("verda", "gpu")
 		s.until("it to join", 20*time.Second, func() bool { return gpu.lineage().Cluster != "" })
 		verbs := a.server.Verbs()
-		if len(verbs) < 15 {
-			t.Fatalf("only %d verbs", len(verbs))
-		}
 		for v, access := range verbs {
+			if (peerLaw[v] == coreNodes) != (access == peer.CoreOnly) || peerLaw[v] == 0 {
+				t.Errorf("%s is not classified, or not for whom the law says", v)
+			}
 			err := gpu.client.Call(context.Background(), a.self.ID, v, struct{}{}, nil)
 			if access == peer.CoreOnly && cluster.CodeOf(err) != cluster.Forbidden {
 				t.Errorf("%s answers a machine that only runs jobs: %v", v, err)
+			}
+		}
+		for v := range peerLaw {
+			if _, ok := verbs[v]; !ok {
+				t.Errorf("there is no verb %s any more", v)
 			}
 		}
 		untagged := s.fabric.Join("id-x", "x")
@@ -397,7 +426,8 @@ func TestVerbsAreRefusedToStrangers(t *testing.T) {
 	})
 }
 
-// A worker is answered about its own jobs only: another's lease gets it nothing.
+// A machine that only runs jobs is answered about its own workers' jobs only:
+// another's lease, under another's name or its own, gets it nothing by any verb.
 func TestWorkersCannotSpeakForEachOther(t *testing.T) {
 	inVirtualTime(t, func(s *shop) {
 		s.start("a", "queue,gateway")
@@ -405,26 +435,76 @@ func TestWorkersCannotSpeakForEachOther(t *testing.T) {
 		one, thief := s.start("verda-1", "gpu"), s.start("verda-2", "gpu")
 		one.work(time.Hour)
 		s.until("the worker to wait for work", 20*time.Second, func() bool { return len(lead.core.steward.Workers()) == 1 })
-		if err := lead.submit("p1"); err != nil {
+		ctx := context.Background()
+		canary := "canary-of-ann"
+		input, _, err := lead.blobs.Put(ctx, strings.NewReader(canary), int64(len(canary)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lead.core.steward.Admit().Propose(ctx, &jobs.Submit{ID: jobs.ID{User: "ann", Prompt: "p1"}, BodyHash: "h", Body: []byte(canary), Title: "a title", Inputs: []jobs.Input{{Name: canary, Ref: input, Size: int64(len(canary))}}}); err != nil {
 			t.Fatal(err)
 		}
 		s.until("p1 to run", 5*time.Second, func() bool { return lead.job("p1").State == jobs.Running })
 		s.until("the thief to have joined", 20*time.Second, func() bool { return thief.lineage().Cluster != "" })
-		l := jobs.Lease{Job: jobs.ID{User: "ann", Prompt: "p1"}, Worker: "verda-1/0", Epoch: 1}
-		w := thief.swarm.work()
-		ctx := context.Background()
-		_, _, secrets := w.Secrets(ctx, l)
-		_, err := w.Claim(ctx, jobs.Claim{Worker: l.Worker})
-		for what, err := range map[string]error{
-			"claim": err, "finish": w.Finish(ctx, jobs.Finish{Lease: l, State: jobs.Failed, History: history}),
-			"requeue": w.Requeue(ctx, l, true, "x"), "hold": w.Hold(ctx, l, "x"), "gpu done": w.GpuDone(ctx, l), "secrets": secrets,
-		} {
-			if cluster.CodeOf(err) != cluster.Forbidden {
-				t.Errorf("%s for another's worker: %v", what, err)
+		serveSubmits(lead.server, &roles{})
+		before := lead.job("p1")
+		held := jobs.Lease{Job: before.ID, Worker: "verda-1/0", Epoch: before.Epoch}
+		taken := held
+		taken.Worker = "verda-2/0"
+		type leased struct {
+			Lease jobs.Lease `cbor:"1,keyasint"`
+		}
+		for v := range lead.server.Verbs() {
+			for _, l := range []jobs.Lease{held, taken} {
+				in := map[peer.Verb]any{
+					"work/claim": jobs.Claim{Worker: held.Worker}, "work/outputs": leased{l}, "work/requeue": leased{l}, "work/hold": leased{l},
+					"work/finish": jobs.Finish{Lease: l, State: jobs.Failed, History: history}, "work/register": models.Worker{ID: held.Worker, Node: one.self.ID},
+					"enter": state.Node{Member: cluster.Member{ID: one.self.ID, Name: one.name}}, "tokens": l.Job, "leave": struct{}{},
+				}[v]
+				switch {
+				case v == "leave" || peerLaw[v] == itsFiles: // by name it can only take itself out; bytes are asked for below
+					continue
+				case in == nil && peerLaw[v] == itsJobs:
+					in = l
+				case in == nil:
+					in = struct{}{}
+				}
+				var out any
+				err := thief.client.Call(ctx, lead.self.ID, v, in, &out)
+				told := fmt.Sprintf("%s %v", out, err)
+				if strings.Contains(told, canary) {
+					t.Errorf("%s tells what is in ann's job: %.200s", v, told)
+				}
+				if lost := v == "work/renew" && out == string(jobs.Lost); err == nil && peerLaw[v] != anyNodes && !lost {
+					t.Errorf("%s with %v is answered: %v", v, l, out)
+				}
+				if l == held && peerLaw[v] != anyNodes && cluster.CodeOf(err) != cluster.Forbidden {
+					t.Errorf("%s for another's worker: %v", v, err)
+				}
 			}
 		}
-		if lead.job("p1").State != jobs.Running {
-			t.Errorf("p1 is %s", lead.job("p1").State)
+		depot := &peer.Depot{Client: thief.client, Local: thief.blobs, Keepers: func() []cluster.NodeID { return []cluster.NodeID{lead.self.ID} }}
+		mine, _, err := thief.blobs.Put(ctx, strings.NewReader("forged"), 6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range []jobs.Lease{{}, held, taken} {
+			if err := depot.Fetch(ctx, l, input); err == nil {
+				t.Errorf("the thief has ann's file by %v", l)
+			}
+			if _, kept := depot.Kept(ctx, l, input); kept {
+				t.Errorf("the thief is told that ann's file is there by %v", l)
+			}
+			if err := depot.Keep(ctx, l, mine); err == nil && l != (jobs.Lease{}) {
+				t.Errorf("the thief's bytes are kept for ann's job by %v", l)
+			}
+		}
+		owner := &peer.Depot{Client: one.client, Local: one.blobs, Keepers: depot.Keepers}
+		if err := owner.Fetch(ctx, held, input); err != nil {
+			t.Errorf("who holds the job does not get its input: %v", err)
+		}
+		if now := lead.job("p1"); now.State != jobs.Running || now.Epoch != before.Epoch || now.Worker != before.Worker {
+			t.Errorf("p1 is %s at %s", now.State, now.Worker)
 		}
 	})
 }

@@ -14,7 +14,7 @@ stage() { # NAME COMMAND...
 	begin=$(date +%s)
 	if "$@" >"$CACHE/stage.log" 2>&1; then
 		passed=$((passed + 1))
-		echo "ok   $name $(($(date +%s) - begin))s$(grep -hE '^(kill9|idle|dispatch|browser|dist|conformance|chaos|bite) ' "$CACHE/stage.log" | sed 's/^/ | /' | tr '\n' ' ')"
+		echo "ok   $name $(($(date +%s) - begin))s$(grep -hE '^(kill9|idle|dispatch|browser|dist|conformance|chaos|bite|isolation) ' "$CACHE/stage.log" | sed 's/^/ | /' | tr '\n' ' ')"
 		# What did not run is not counted as having passed: it is named.
 		grep -h -B1 -e '^ *--- SKIP' "$CACHE/stage.log" | sed -n 's/^ *[a-z_]*_test\.go:[0-9]*: /     not run: /p'
 	else
@@ -56,6 +56,7 @@ tests() {
 	units=$(go list ./... | grep -v -e /agent/doortest -e /agent/browsertest)
 	# shellcheck disable=SC2046,SC2086
 	stage unit-and-system-tests go test $(race) -timeout 15m $units
+	stage isolation env COMFYUME_STORM=10000 go test -count=1 -timeout 5m -v -run '^TestNobodyReachesAnothersThings$' ./roles/gateway
 	export COMFYUME_AGENT_BIN="$PWD/bin/comfyume-agent"
 	stage whole-process-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/doortest
 	stage browser-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/browsertest

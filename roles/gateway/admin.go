@@ -19,6 +19,9 @@ import (
 	"github.com/ahelme/comfyume/roles/gateway/signin"
 )
 
+// adminPrefix is where the dashboard stands at the door.
+const adminPrefix = "/admin/"
+
 // admin serves the dashboard to the instructor. The dashboard is a net/http
 // handler, as on every node's own site; this bridges one request to it and
 // streams what it writes, because its feed never ends.

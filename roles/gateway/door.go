@@ -76,7 +76,7 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	case rest == "" && prefix != "":
 		redirect(ctx, prefix+"/"+query(ctx), fasthttp.StatusPermanentRedirect)
 		return
-	case raw == "/admin" || strings.HasPrefix(raw, "/admin/"):
+	case raw == "/admin" || strings.HasPrefix(raw, adminPrefix):
 		g.admin(ctx, raw, id)
 		return
 	case id.Instructor:

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fasthttp/websocket"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/files"
@@ -174,6 +176,41 @@ func FuzzSettings(f *testing.F) {
 		}
 		if a := w.get(ann, "/settings"); a.status != 200 || !json.Valid([]byte(a.body)) {
 			t.Errorf("after %q %q the settings answer %d %.200s", target, body, a.status, a.body)
+		}
+	})
+}
+
+// FuzzName: whatever a file of a user's is called, it is kept under that name or
+// refused, and nothing of another user's is touched.
+func FuzzName(f *testing.F) {
+	base := open(f, options{visited: true})
+	base.do(&files.PutDoc{User: bob, Path: "workflows/b.json", Data: []byte("canary of bob")})
+	for _, s := range []string{"workflows/a.json", "../user002/workflows/b.json", "..", "a/../../user002/b", "a\\b", "a\x00b", "\xff", "%2e%2e/x", "50%.json", "a//b", "/a", "a/", "", "é ü (1).json", "\u202egnp.json", "con", strings.Repeat("a", 300), strings.Repeat("a/", 200), ".hidden", "comfy.settings.json"} {
+		f.Add(s, "workflows/moved.json")
+		f.Add("workflows/a.json", s)
+	}
+	bobs := func(w *world) (out []files.Doc) {
+		w.machine.Files(func(t *files.Table) { out = t.Docs(bob, "") })
+		return out
+	}
+	before := bobs(base)
+	f.Fuzz(func(t *testing.T, name, dest string) {
+		w := base.as(t)
+		at := "/userdata/" + url.PathEscape(name)
+		for _, q := range []ask{
+			{method: "POST", target: at, body: "1"}, {method: "GET", target: at}, {method: "POST", target: at + "/move/" + url.PathEscape(dest)},
+			{method: "GET", target: "/userdata/" + url.PathEscape(dest)}, {method: "DELETE", target: at}, {method: "DELETE", target: "/userdata/" + url.PathEscape(dest)},
+			{method: "GET", target: "/v2/userdata?path=" + url.QueryEscape(name)}, {method: "GET", target: "/userdata?recurse=true&dir=" + url.QueryEscape(name)},
+			{method: "GET", target: "/view?type=input&filename=" + url.QueryEscape(name) + "&subfolder=" + url.QueryEscape(dest)},
+		} {
+			q.user = ann
+			a := w.ask(q)
+			if serverError(a) || strings.Contains(a.body, "canary") {
+				t.Errorf("%s %s: %d %.200s", q.method, q.target, a.status, a.body)
+			}
+		}
+		if d := cmp.Diff(before, bobs(w)); d != "" {
+			t.Errorf("%q, %q: bob's files changed: %s", name, dest, d)
 		}
 	})
 }

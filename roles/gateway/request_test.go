@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
 	"mime/multipart"
 	"net"
@@ -56,19 +55,7 @@ func (w *world) tryAsk(a ask) (answer, error) {
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return answer{}, err
 	}
-	if a.method == "" {
-		a.method = "GET"
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: workshop.test\r\nConnection: close\r\n", a.method, a.target)
-	for _, h := range append(a.header, authorization(a.user, a.pass)...) {
-		b.WriteString(h + "\r\n")
-	}
-	if a.body != "" || a.method == "POST" || a.length > 0 {
-		fmt.Fprintf(&b, "Content-Length: %d\r\n", max(len(a.body), a.length))
-	}
-	b.WriteString("\r\n" + a.body)
-	if _, err := io.WriteString(conn, b.String()); err != nil {
+	if _, err := io.WriteString(conn, a.wire(true)); err != nil {
 		return answer{}, err
 	}
 	if a.length > len(a.body) && !a.waits { // the page went away in the middle
@@ -80,13 +67,19 @@ func (w *world) tryAsk(a ask) (answer, error) {
 }
 
 func readAnswer(conn io.Reader, method string) (answer, error) {
-	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	a, _, err := readNext(bufio.NewReader(conn), method)
+	return a, err
+}
+
+// readNext reads one answer of a line; last says that there will be no other.
+func readNext(r *bufio.Reader, method string) (a answer, last bool, err error) {
+	resp, err := http.ReadResponse(r, &http.Request{Method: method})
 	if err != nil {
-		return answer{}, err
+		return answer{}, true, err
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, string(raw)}, err
+	return answer{resp.StatusCode, resp.Header, string(raw)}, resp.Close, err
 }
 
 // authorization is the header of a user; their password is their own.

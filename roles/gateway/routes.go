@@ -116,10 +116,16 @@ func (g *Gateway) refusedRoutes() []route {
 	return out
 }
 
-// Routes lists the table as "METHOD /pattern", for the tests that must know
-// every way in.
+// Routes lists every way in as "METHOD /pattern", for the test that tries each:
+// both tables, the dashboard and the frontend's files.
 func (g *Gateway) Routes() []string {
-	var out []string
+	out := []string{"GET " + adminPrefix + "{rest...}", "POST " + adminPrefix + "{rest...}", "GET /{rest...}"}
+	for _, r := range g.routes.open {
+		out = append(out, "GET "+r.path)
+		if r.writes {
+			out = append(out, "POST "+r.path)
+		}
+	}
 	for _, r := range g.routes.all {
 		out = append(out, r.method+" "+r.pattern)
 	}
@@ -128,12 +134,13 @@ func (g *Gateway) Routes() []string {
 
 // router finds a route by the escaped path's segments.
 type router struct {
+	open  []openRoute
 	all   []route
 	first map[string][]int // first segment -> rows
 }
 
 func newRouter(g *Gateway) *router {
-	r := &router{all: g.table(), first: map[string][]int{}}
+	r := &router{open: g.openTable(), all: g.table(), first: map[string][]int{}}
 	for i, row := range r.all {
 		seg, _, _ := strings.Cut(row.pattern[1:], "/")
 		r.first[seg] = append(r.first[seg], i)
@@ -145,7 +152,8 @@ func newRouter(g *Gateway) *router {
 // already: a person of that name has no prefix, or they would take the word from
 // everybody.
 func (r *router) reserved(first string) bool {
-	return r.first[first] != nil || slices.Contains([]string{"admin", "api", "assets", "extensions", "health", "healthz", "login", "logout", "scripts"}, first)
+	return r.first[first] != nil || slices.Contains([]string{"admin", "api", "assets", "extensions", "scripts"}, first) ||
+		slices.ContainsFunc(r.open, func(o openRoute) bool { return o.path == "/"+first })
 }
 
 // find returns the route of a method and an escaped path with its decoded

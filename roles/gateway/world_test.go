@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,7 +46,8 @@ type world struct {
 	gw      *gateway.Gateway
 	sign    *signin.SignIn
 	addr    string
-	logged  *safeBuffer // what the door wrote to its log
+	logged  *safeBuffer   // what the door wrote to its log
+	later   *atomic.Int64 // by how much sign-in is ahead of the time, in ns
 	stop    func() error
 }
 
@@ -144,7 +146,7 @@ func (s *safeBuffer) String() string {
 // open starts a world; it ends with the test.
 func open(t testing.TB, o options) *world {
 	t.Helper()
-	w := &world{t: t, logged: &safeBuffer{}, events: peer.NewEvents()}
+	w := &world{t: t, later: new(atomic.Int64), logged: &safeBuffer{}, events: peer.NewEvents()}
 	logger := slog.New(slog.NewTextHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.machine = state.New(logger)
 	w.log = &memoryLog{m: w.machine}
@@ -224,6 +226,7 @@ func (w *world) signIn(logger *slog.Logger) *signin.SignIn {
 			w.machine.People(func(tab *people.Table) { p, ok = tab.Person(u) })
 			return p, ok
 		},
+		Now:        func() time.Time { return time.Now().Add(time.Duration(w.later.Load())) },
 		Instructor: boss, InstructorHash: func() string { return hashOf(right + " of " + string(boss)) }, Logger: logger,
 		Verify: func(hash, password string) bool { return hash == hashOf(password) },
 	})
