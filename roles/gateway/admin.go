@@ -39,7 +39,7 @@ func (g *Gateway) admin(ctx *fasthttp.RequestCtx, raw string, id signin.Identity
 		plain(ctx, fasthttp.StatusBadRequest, "400: Bad Request")
 		return
 	}
-	w := g.desk.serve(g.cfg.Admin(string(id.User)), req)
+	w := g.desk.serve(g.cfg.Admin(string(id.User)), req, id)
 	if w == nil {
 		fail(ctx, cluster.Errorf(cluster.Unavailable, "The dashboard's server is restarting."))
 		return
@@ -95,17 +95,18 @@ type desk struct {
 
 	mu     sync.Mutex
 	closed bool
+	asking map[*bridge]signin.Identity // whose handlers run
 	open   sync.WaitGroup
 }
 
 func newDesk(log *slog.Logger) *desk {
-	d := &desk{log: log}
+	d := &desk{log: log, asking: map[*bridge]signin.Identity{}}
 	d.life, d.end = context.WithCancel(context.Background())
 	return d
 }
 
 // serve starts a handler; nil when the door is closing.
-func (d *desk) serve(h http.Handler, req *http.Request) *bridge {
+func (d *desk) serve(h http.Handler, req *http.Request, id signin.Identity) *bridge {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -113,11 +114,13 @@ func (d *desk) serve(h http.Handler, req *http.Request) *bridge {
 	}
 	ctx, cancel := context.WithCancel(d.life)
 	w := newBridge(cancel)
+	d.asking[w] = id
 	// At the end a write that nobody takes must not hold the handler.
 	stop := context.AfterFunc(d.life, func() { _ = w.read.CloseWithError(errors.New("the door is closing")) })
 	d.open.Go(func() {
 		defer cancel()
 		defer stop()
+		defer d.done(w)
 		defer w.finish()
 		defer func() {
 			p := recover()
@@ -132,6 +135,25 @@ func (d *desk) serve(h http.Handler, req *http.Request) *bridge {
 		h.ServeHTTP(w, req.WithContext(ctx))
 	})
 	return w
+}
+
+func (d *desk) done(w *bridge) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.asking, w)
+}
+
+// dismiss ends the requests of those who may not look any more: a feed goes on
+// for as long as the page is open.
+func (d *desk) dismiss(holds func(signin.Identity) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for w, id := range d.asking {
+		if !holds(id) {
+			w.leave()
+			_ = w.read.CloseWithError(errors.New("the sign-in has ended"))
+		}
+	}
 }
 
 // close ends all requests and waits for their handlers, no longer than ctx.

@@ -114,21 +114,19 @@ func (h *hub) everything() map[jobs.ID]bool {
 	return out
 }
 
-// dismiss closes the sockets of those whose sign-in counts no more: they were
-// shut out, or have got another password.
+// dismiss closes what is open for those whose sign-in counts no more: who was
+// shut out, has another password, or has signed out; or whose token has ended.
 func (h *hub) dismiss() {
+	h.g.desk.dismiss(h.g.cfg.SignIn.Holds)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.g.cfg.Tables.People(func(t *people.Table) {
-		for u, a := range h.users {
-			p, ok := t.Person(u)
-			for s := range a.socks {
-				if !ok || p.Disabled || p.Hash != s.hash {
-					go s.bye(closePolicy, "sign in again")
-				}
+	for _, a := range h.users {
+		for s := range a.socks {
+			if !h.g.cfg.SignIn.Holds(s.id) {
+				go s.bye(closePolicy, "sign in again")
 			}
 		}
-	})
+	}
 }
 
 // lookEvery is how often all sockets are looked after.
@@ -145,6 +143,7 @@ func (h *hub) look(over <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
+		h.dismiss() // what has run out makes no change of the table
 		for _, s := range h.sweep() {
 			s.look(time.Now())
 		}

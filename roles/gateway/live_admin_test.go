@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/people"
 )
 
 // dashboard is a net/http handler with the habits of the real one: a feed that
@@ -108,7 +109,7 @@ func TestDashboardPanics(t *testing.T) {
 }
 
 // feed opens the dashboard's feed and returns its lines and the way to hang up.
-func (w *world) feed() (lines <-chan string, hangUp func()) {
+func (w *world) feed(header ...string) (lines <-chan string, hangUp func()) {
 	w.t.Helper()
 	conn, err := net.Dial("tcp", w.addr)
 	if err != nil {
@@ -118,7 +119,10 @@ func (w *world) feed() (lines <-chan string, hangUp func()) {
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		w.t.Fatal(err)
 	}
-	fmt.Fprintf(conn, "GET /admin/feed HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", authorization(boss, "")[0])
+	if len(header) == 0 {
+		header = authorization(boss, "")
+	}
+	fmt.Fprintf(conn, "GET /admin/feed HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", header[0])
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		w.t.Fatal(err)
@@ -171,6 +175,31 @@ func TestDashboardFeed(t *testing.T) {
 		case <-deadline.Done():
 			t.Fatal("the handler goes on for a browser that left")
 		}
+	}
+}
+
+// TestDashboardFeedOfTheSignedOut: it ends with the session that opened it, and
+// no other.
+func TestDashboardFeedOfTheSignedOut(t *testing.T) {
+	d := newDashboard()
+	w := open(t, options{admin: d})
+	b := w.browser()
+	b.as(t, boss)
+	lines, _ := w.feed("Cookie: comfyume=" + b.jar["comfyume"])
+	d.step <- "one"
+	if got := within(t, "one", lines); got != "data: one" {
+		t.Errorf("got %q", got)
+	}
+	w.browser().send("POST", "/logout", "everywhere=1").want(t, 200) // somebody else
+	w.do(&people.EndPass{Name: ann, All: true})
+	d.step <- "two"
+	if got := within(t, "two", lines); got != "data: two" {
+		t.Errorf("got %q", got)
+	}
+	b.send("POST", "/logout", "").want(t, 200)
+	within(t, "the handler's end", d.left)
+	for range lines {
+		t.Error("the feed goes on")
 	}
 }
 

@@ -75,9 +75,9 @@ func (w *world) dial(u cluster.User, target string, header ...string) (*websocke
 }
 
 // page opens a socket as a page does and waits for its first status.
-func (w *world) page(u cluster.User, client string) *page {
+func (w *world) page(u cluster.User, client string, header ...string) *page {
 	w.t.Helper()
-	conn, _, err := w.dial(u, "/ws?clientId="+client)
+	conn, _, err := w.dial(u, "/ws?clientId="+client, header...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -2,9 +2,11 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -223,6 +225,42 @@ func TestPagesOfTheShutOut(t *testing.T) {
 		w.submit(bob, "tab1", "p1")
 		other.waitFor("status 1")
 	}
+}
+
+// TestPagesOfTheSignedOut: a page that a session opened is closed when that
+// session ends, and a program's socket with its token. What was opened by other
+// means stays.
+func TestPagesOfTheSignedOut(t *testing.T) {
+	w := open(t, options{visited: true})
+	token, _, err := w.sign.NewToken(t.Context(), ann, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var browsers [2]*browser
+	var pages [2]*page
+	for i := range browsers {
+		browsers[i] = w.browser()
+		browsers[i].as(t, ann)
+		pages[i] = w.page("", fmt.Sprint("tab", i), "Cookie: comfyume="+browsers[i].jar["comfyume"])
+	}
+	program, password, other := w.page("", "program", "Authorization: Bearer "+token), w.page(ann, "typed"), w.page(bob, "tab0")
+	closed := func(p *page) {
+		t.Helper()
+		if err := p.ended(); !strings.Contains(err.Error(), "1008") {
+			t.Errorf("%s heard %v", p.sid, err)
+		}
+	}
+	browsers[0].send("POST", "/logout", "").want(t, 200)
+	closed(pages[0])
+	w.until("one page is gone", func() bool { return w.gw.Sockets()[ann] == 3 })
+	browsers[1].send("POST", "/logout", "everywhere=1").want(t, 200)
+	closed(pages[1])
+	closed(program)
+	w.until("only the page of the password is left", func() bool { return w.gw.Sockets()[ann] == 1 })
+	w.submit(ann, "typed", "p1")
+	password.waitFor("status 1")
+	w.submit(bob, "tab0", "p1")
+	other.waitFor("status 1")
 }
 
 // TestStatusIsSentWhenTheQueueMoves: at submit, at the beginning and at the end,

@@ -16,8 +16,8 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/ahelme/comfyume/cluster"
-	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/comfy"
+	"github.com/ahelme/comfyume/roles/gateway/signin"
 )
 
 // Bounds of one socket.
@@ -61,7 +61,7 @@ type sock struct {
 	h      *hub
 	user   cluster.User
 	client string
-	hash   string // of the sign-in that opened it
+	id     signin.Identity // who opened it, and by what
 	conn   net.Conn
 	ticket int32 // in the pond
 
@@ -98,11 +98,7 @@ func (g *Gateway) socket(c *call) {
 	if client == "" || len(client) > maxClientID || strings.ContainsFunc(client, func(r rune) bool { return r < 0x20 }) {
 		client = strings.ReplaceAll(uuid.NewString(), "-", "")
 	}
-	s := &sock{h: g.hub, user: c.user, client: client}
-	g.cfg.Tables.People(func(t *people.Table) {
-		p, _ := t.Person(c.user)
-		s.hash = p.Hash
-	})
+	s := &sock{h: g.hub, user: c.user, id: c.id, client: client}
 	up := websocket.FastHTTPUpgrader{
 		// sameOrigin has judged the origin already.
 		CheckOrigin: func(*fasthttp.RequestCtx) bool { return true },

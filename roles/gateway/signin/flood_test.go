@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/roles/gateway/signin"
 )
@@ -134,6 +136,9 @@ func TestUnknownNameCostsAHashToo(t *testing.T) {
 		if _, err := s.Basic(t.Context(), basic(name, "wrong"), "here"); cluster.CodeOf(err) != cluster.Unauthorized || n.Load() != int64(i+1) {
 			t.Errorf("%s: %v after %d hashes", name, err, n.Load())
 		}
+	}
+	if cost, err := bcrypt.Cost([]byte(signin.NobodyHash)); err != nil || cost != bcrypt.DefaultCost {
+		t.Errorf("an unknown name costs %d (%v), a password %d", cost, err, bcrypt.DefaultCost)
 	}
 }
 

@@ -121,7 +121,8 @@ func (s *SignIn) valid(text string, kinds ...people.PassKind) (Identity, pass, e
 		}
 		return Identity{}, pass{}, err
 	}
-	id, _, _ := s.lookup(p.User)
+	id, hash, changed := s.lookup(p.User)
+	id.hash, id.changed, id.by = hash, changed, &p
 	return id, p, nil
 }
 
@@ -135,11 +136,16 @@ func (s *SignIn) counts(p pass, kinds []people.PassKind) error {
 	if !ok || id.User == "" || s.cfg.People == nil || string(standing(hash, changed)) != string(p.Stands) {
 		return errNoPass
 	}
-	s.cfg.People(func(t *people.Table) { ok = t.Counts(p.User, p.Kind, p.ID, p.Era) })
-	if !ok {
+	if !s.listed(&p) {
 		return errNoPass
 	}
 	return nil
+}
+
+// listed reports whether the table lets a pass count.
+func (s *SignIn) listed(p *pass) (ok bool) {
+	s.cfg.People(func(t *people.Table) { ok = t.Counts(p.User, p.Kind, p.ID, p.Era) })
+	return ok
 }
 
 // standing names a sign-in: another password, or being shut out and let in

@@ -60,10 +60,25 @@ type Config struct {
 	Propose cluster.Proposer
 }
 
-// Identity is who is signed in.
+// Identity is who is signed in, and by what: see Holds.
 type Identity struct {
 	User       cluster.User
 	Instructor bool
+
+	hash    string // of their sign-in as it was then
+	changed int64
+	by      *pass // nil: by the password
+}
+
+// Holds reports whether what somebody signed in with counts still: they were not
+// shut out since and have no other password, and a session, or a token, was not
+// ended and has not run out. Whatever stays open for long asks it now and then.
+func (s *SignIn) Holds(id Identity) bool {
+	now, hash, changed := s.lookup(id.User)
+	if now.User == "" || hash != id.hash || changed != id.changed {
+		return false
+	}
+	return id.by == nil || s.cfg.Now().UnixMilli() < id.by.Until && s.listed(id.by)
 }
 
 // Bounds of the memory of verified and of wrong credentials, and of guesses.
@@ -165,7 +180,7 @@ func (s *SignIn) Password(ctx context.Context, user cluster.User, password, remo
 // the text of that session, also when it has ended. Others who guess from the
 // same address do not use up that browser's guesses.
 func (s *SignIn) PasswordAgain(ctx context.Context, user cluster.User, password, remote, before string) (Identity, error) {
-	id, hash, _ := s.lookup(user)
+	id, hash, changed := s.lookup(user)
 	if id.User == "" && s.opening() {
 		return Identity{}, errOpening
 	}
@@ -178,6 +193,7 @@ func (s *SignIn) PasswordAgain(ctx context.Context, user cluster.User, password,
 	} else {
 		_, g.home = s.homes.get(g.payer)
 	}
+	id.hash, id.changed = hash, changed
 	if s.knows(g) {
 		return id, nil
 	}
