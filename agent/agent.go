@@ -183,7 +183,7 @@ func (a *Agent) source() ui.Source {
 	if a.swarm.core == nil {
 		return &guestView{swarm: a.swarm}
 	}
-	return &view{swarm: a.swarm, now: time.Now, retry: a.retry, link: a.signInLink}
+	return &view{swarm: a.swarm, now: time.Now, retry: a.retry, pass: a.pass}
 }
 
 // people is what the node's address on the network shows to a person: the

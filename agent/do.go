@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -28,6 +29,8 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 		return v.front(ctx, p, a.Jobs)
 	case ui.DisablePerson, ui.EnablePerson:
 		return commit(ctx, p, &people.Disable{Name: a.User, Undo: a.Verb == ui.EnablePerson})
+	case ui.SignOutPerson:
+		return v.signOut(ctx, p, a.User)
 	case ui.PauseQueue, ui.ResumeQueue:
 		scope := state.Scope(a.Scope)
 		if scope == "" {
@@ -53,15 +56,25 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 	return cluster.Errorf(cluster.Invalid, "there is no action %q", a.Verb)
 }
 
-// Link makes a sign-in link with the usual life.
-func (v *view) Link(ctx context.Context, actor string, u cluster.User) (ui.Link, error) {
-	p, err := v.link(ctx, actor, u, linkLife)
-	return ui.Link{User: p.Name, URL: p.URL, Until: p.Until.UnixMilli()}, err
+// Pass makes a sign-in link or a token with its usual life.
+func (v *view) Pass(ctx context.Context, actor string, u cluster.User, kind ui.PassKind) (ui.Pass, error) {
+	p, err := v.pass(cluster.ActedBy(ctx, actor), u, kind, usualLife(kind))
+	return ui.Pass{User: p.Name, Kind: kind, Text: cmp.Or(p.URL, p.Token), Until: p.Until.UnixMilli()}, err
 }
 
 func commit(ctx context.Context, p cluster.Proposer, cmd cluster.Command) error {
 	_, err := p.Propose(ctx, cmd)
 	return err
+}
+
+// signOut ends all that stands for somebody's password: sessions, links, tokens.
+func (v *view) signOut(ctx context.Context, p cluster.Proposer, u cluster.User) error {
+	known := false
+	v.swarm.core.machine.People(func(t *people.Table) { _, known = t.Person(u) })
+	if !known {
+		return cluster.Errorf(cluster.NotFound, "there is no user %q: see user ls", u)
+	}
+	return commit(ctx, p, &people.EndPass{Name: u, All: true})
 }
 
 func (v *view) cancel(ctx context.Context, p cluster.Proposer, id jobs.ID, actor string) error {

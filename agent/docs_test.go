@@ -66,7 +66,7 @@ func TestDocumentsNameRealFlags(t *testing.T) {
 		known[s.Name] = true
 	}
 	// Flags of single commands; agent/comfyume-agent has them.
-	for _, name := range []string{"json", "wait", "user", "origin", "undo", "help", "addr", "timeout", "watch", "count", "limit", "state", "yes", "force", "deadline", "gpu", "ttl", "why", "worker", "first"} {
+	for _, name := range []string{"json", "wait", "user", "origin", "undo", "help", "addr", "timeout", "watch", "count", "limit", "state", "yes", "force", "deadline", "gpu", "ttl", "why", "worker", "first", "all", "ls", "end"} {
 		known[name] = true
 	}
 	flag := regexp.MustCompile(`--([a-z][a-z0-9-]*)`)

@@ -97,9 +97,9 @@ func (g *guestView) readOnly(v ui.View) string {
 	return "This node only runs jobs: it shows the workshop and cannot steer it. Steer from " + strings.Join(cores, " or ") + "."
 }
 
-// Link refuses: a machine that runs participants' code must not see one.
-func (g *guestView) Link(context.Context, string, cluster.User) (ui.Link, error) {
-	return ui.Link{}, cluster.Errorf(cluster.Forbidden, "%s", g.readOnly(g.View()))
+// Pass refuses: a machine that runs participants' code must not see one.
+func (g *guestView) Pass(context.Context, string, cluster.User, ui.PassKind) (ui.Pass, error) {
+	return ui.Pass{}, cluster.Errorf(cluster.Forbidden, "%s", g.readOnly(g.View()))
 }
 
 // Do refuses: see readOnly.

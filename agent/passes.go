@@ -21,68 +21,53 @@ type Pass struct {
 	Token  string       `json:"token,omitempty"` // of a program
 }
 
-// linkLife is how long a link lasts when nobody says.
-const linkLife = 24 * time.Hour
+// usualLife is how long a pass lasts when nobody says.
+func usualLife(kind ui.PassKind) time.Duration {
+	if kind == ui.PassToken {
+		return 30 * 24 * time.Hour
+	}
+	return 24 * time.Hour
+}
 
-// signInLink makes a link that signs a participant in once, under actor.
-func (a *Agent) signInLink(ctx context.Context, actor string, u cluster.User, life time.Duration) (Pass, error) {
+// pass makes a pass for a participant, under the actor of ctx.
+func (a *Agent) pass(ctx context.Context, u cluster.User, kind ui.PassKind, life time.Duration) (Pass, error) {
 	if a.sign == nil {
-		return Pass{}, cluster.Errorf(cluster.Forbidden, "this node only runs jobs and lets nobody in: make the link on a node that holds the table, see node ls")
+		return Pass{}, cluster.Errorf(cluster.Forbidden, "this node only runs jobs and lets nobody in: make the %s on a node that holds the table, see node ls", kind)
+	}
+	p := Pass{Schema: ui.SchemaVersion, Name: u}
+	var err error
+	if kind == ui.PassToken {
+		p.Token, p.Until, err = a.sign.NewToken(ctx, u, life)
+		return p, err
 	}
 	door, err := a.anyDoor()
 	if err != nil {
 		return Pass{}, err
 	}
-	text, until, err := a.sign.NewLink(cluster.ActedBy(ctx, actor), u, life)
-	if err != nil {
-		return Pass{}, err
-	}
-	return Pass{Schema: ui.SchemaVersion, Name: u, Until: until, URL: door + "/login?link=" + url.QueryEscape(text)}, nil
+	text, until, err := a.sign.NewLink(ctx, u, life)
+	p.URL, p.Until = door+"/login?link="+url.QueryEscape(text), until
+	return p, err
 }
 
-// life reads ?ttl=, or takes the usual.
-func life(r *http.Request, usual time.Duration) (time.Duration, error) {
-	text := r.URL.Query().Get("ttl")
-	if text == "" {
-		return usual, nil
+// givePass answers POST /api/users/{name}/link and /token, with ?ttl=.
+func (a *api) givePass(kind ui.PassKind) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		life, err := usualLife(kind), error(nil)
+		if text := r.URL.Query().Get("ttl"); text != "" {
+			if life, err = time.ParseDuration(text); err != nil {
+				err = cluster.Errorf(cluster.Invalid, "--ttl takes a duration such as 24h")
+			}
+		}
+		var p Pass
+		if err == nil {
+			p, err = a.agent.pass(cluster.ActedBy(r.Context(), localActor(r)), cluster.User(r.PathValue("name")), kind, life)
+		}
+		if err != nil {
+			answerError(w, err)
+			return
+		}
+		answer(w, http.StatusOK, p)
 	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		return 0, cluster.Errorf(cluster.Invalid, "--ttl takes a duration such as 24h")
-	}
-	return d, nil
-}
-
-func (a *api) link(w http.ResponseWriter, r *http.Request) {
-	ttl, err := life(r, linkLife)
-	var p Pass
-	if err == nil {
-		p, err = a.agent.signInLink(r.Context(), localActor(r), cluster.User(r.PathValue("name")), ttl)
-	}
-	if err != nil {
-		answerError(w, err)
-		return
-	}
-	answer(w, http.StatusOK, p)
-}
-
-// tokenLife is how long a token lasts when nobody says.
-const tokenLife = 30 * 24 * time.Hour
-
-func (a *api) token(w http.ResponseWriter, r *http.Request) {
-	ttl, err := life(r, tokenLife)
-	if err == nil {
-		_, err = a.core()
-	}
-	p := Pass{Schema: ui.SchemaVersion, Name: cluster.User(r.PathValue("name"))}
-	if err == nil {
-		p.Token, p.Until, err = a.agent.sign.NewToken(cluster.ActedBy(r.Context(), localActor(r)), p.Name, ttl)
-	}
-	if err != nil {
-		answerError(w, err)
-		return
-	}
-	answer(w, http.StatusOK, p)
 }
 
 // TokenList answers GET /api/users/{name}/token.

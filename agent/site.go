@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/ui"
 )
 
 // Files through which the command line finds a running agent.
@@ -218,9 +219,9 @@ func routes(a *api, dashboard http.Handler, metrics prometheus.Gatherer) http.Ha
 		"POST /api/users":                 a.addUser,
 		"POST /api/users/{name}/password": a.password,
 		"POST /api/users/{name}/disable":  a.disable,
-		"POST /api/users/{name}/link":     a.link,
+		"POST /api/users/{name}/link":     a.givePass(ui.PassLink),
 		"GET /api/users/{name}/token":     a.tokens,
-		"POST /api/users/{name}/token":    a.token,
+		"POST /api/users/{name}/token":    a.givePass(ui.PassToken),
 		"POST /api/users/{name}/signout":  a.signOut,
 		"GET /api/queue/mode":             a.mode,
 		"POST /api/queue/mode":            a.mode,

@@ -24,8 +24,8 @@ type view struct {
 	now   func() time.Time
 	// retry queues a job again at a gateway, as its user did.
 	retry func(ctx context.Context, id jobs.ID) (jobs.ID, error)
-	// link makes a sign-in link.
-	link func(ctx context.Context, actor string, u cluster.User, life time.Duration) (Pass, error)
+	// pass makes a sign-in link or a token.
+	pass func(ctx context.Context, u cluster.User, kind ui.PassKind, life time.Duration) (Pass, error)
 }
 
 // lack is a template that names what no worker has.

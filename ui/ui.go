@@ -6,7 +6,7 @@
 //
 //	GET  ./            the page      GET ./NAME        its modules and styles
 //	GET  ./api/status  a View        GET ./api/events  View, then what changes
-//	POST ./api/do      an Action                   POST ./api/link    a Link
+//	POST ./api/do      an Action     POST ./api/link, ./api/token     a Pass
 package ui
 
 import (
@@ -41,8 +41,9 @@ func Handler(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/status", h.status)
 	mux.HandleFunc("GET /api/events", h.feed.serve)
-	mux.Handle("POST /api/do", http.NewCrossOriginProtection().Handler(http.HandlerFunc(h.do)))
-	mux.Handle("POST /api/link", http.NewCrossOriginProtection().Handler(http.HandlerFunc(h.link)))
+	for path, f := range map[string]http.HandlerFunc{"/api/do": h.do, "/api/link": h.pass(PassLink), "/api/token": h.pass(PassToken)} {
+		mux.Handle("POST "+path, http.NewCrossOriginProtection().Handler(f))
+	}
 	mux.HandleFunc("GET /", h.file)
 	return mux
 }
@@ -132,17 +133,20 @@ func (h *page) do(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, struct{}{})
 }
 
-func (h *page) link(w http.ResponseWriter, r *http.Request) {
-	a, actor, err := asked(w, r)
-	var l Link
-	if err == nil {
-		l, err = h.src.Link(r.Context(), actor, a.User)
+// pass makes a pass of a kind for the user of an Action.
+func (h *page) pass(kind PassKind) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a, actor, err := asked(w, r)
+		var p Pass
+		if err == nil {
+			p, err = h.src.Pass(r.Context(), actor, a.User, kind)
+		}
+		if err != nil {
+			answerError(w, err)
+			return
+		}
+		answer(w, http.StatusOK, p)
 	}
-	if err != nil {
-		answerError(w, err)
-		return
-	}
-	answer(w, http.StatusOK, l)
 }
 
 // asked reads what a button asks for, and who pressed it.

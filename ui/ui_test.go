@@ -58,11 +58,11 @@ func (w *workshop) Do(_ context.Context, actor string, a ui.Action) error {
 	return nil
 }
 
-func (w *workshop) Link(_ context.Context, actor string, u cluster.User) (ui.Link, error) {
-	if err := w.Do(context.Background(), actor, ui.Action{Verb: "link", User: u}); err != nil {
-		return ui.Link{}, err
+func (w *workshop) Pass(_ context.Context, actor string, u cluster.User, kind ui.PassKind) (ui.Pass, error) {
+	if err := w.Do(context.Background(), actor, ui.Action{Verb: ui.Verb(kind), User: u}); err != nil {
+		return ui.Pass{}, err
 	}
-	return ui.Link{User: u, URL: "https://door.test/login?link=abc", Until: 1}, nil
+	return ui.Pass{User: u, Kind: kind, Text: "abc", Until: 1}, nil
 }
 
 func sample() ui.View {
@@ -239,21 +239,23 @@ func TestActions(t *testing.T) {
 	}
 }
 
-// A sign-in link is made for who asked, as an action is done: by somebody who is
-// signed in, and from this page.
-func TestLink(t *testing.T) {
+// A pass is made for who asked, as an action is done: by somebody who is signed
+// in, and from this page.
+func TestPass(t *testing.T) {
 	w := &workshop{view: sample()}
 	s := serve(t, w)
 	for _, c := range []struct {
-		name, actor, origin, body string
-		want                      int
+		name, actor, origin, to, body string
+		want                          int
 	}{
-		{"asked for", "admin", s.URL, `{"user":"user001"}`, 200},
-		{"by another site's page", "admin", "http://evil.example", `{"user":"user001"}`, 403},
-		{"by nobody", "", s.URL, `{"user":"user001"}`, 401},
-		{"for nobody", "admin", s.URL, `{"user":"nobody"}`, 404},
+		{"a link", "admin", s.URL, "link", `{"user":"user001"}`, 200},
+		{"a token", "admin", s.URL, "token", `{"user":"user001"}`, 200},
+		{"by another site's page", "admin", "http://evil.example", "link", `{"user":"user001"}`, 403},
+		{"by another site's page", "admin", "http://evil.example", "token", `{"user":"user001"}`, 403},
+		{"by nobody", "", s.URL, "token", `{"user":"user001"}`, 401},
+		{"for nobody", "admin", s.URL, "link", `{"user":"nobody"}`, 404},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/deep/prefix/api/link", strings.NewReader(c.body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/deep/prefix/api/"+c.to, strings.NewReader(c.body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,14 +265,14 @@ func TestLink(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got ui.Link
+		var got ui.Pass
 		_ = json.NewDecoder(r.Body).Decode(&got) // a refusal need not be JSON
 		_ = r.Body.Close()
-		if r.StatusCode != c.want || (got.URL != "") != (c.want == 200) || c.want == 200 && r.Header.Get("Cache-Control") != "no-store" {
+		if r.StatusCode != c.want || (string(got.Kind) == c.to) != (c.want == 200) || c.want == 200 && r.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: %d, %+v", c.name, r.StatusCode, got)
 		}
 	}
-	if d := cmp.Diff([]string{"admin link user001 "}, w.acts); d != "" {
+	if d := cmp.Diff([]string{"admin link user001 ", "admin token user001 "}, w.acts); d != "" {
 		t.Errorf("acts (-want +got):\n%s", d)
 	}
 }

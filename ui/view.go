@@ -9,18 +9,28 @@ import (
 
 // Source is where the page gets its numbers and hands its buttons on. View is
 // called up to four times a second while somebody looks and must not wait for
-// anything; Do commits and audits under actor; Link makes a link that signs a
-// participant in once, likewise.
+// anything; Do commits and audits under actor; Pass lets a participant in without
+// a password, likewise.
 type Source interface {
 	View() View
 	Do(ctx context.Context, actor string, a Action) error
-	Link(ctx context.Context, actor string, u cluster.User) (Link, error)
+	Pass(ctx context.Context, actor string, u cluster.User, kind PassKind) (Pass, error)
 }
 
-// Link signs User in once. It is shown to who asked for it and stands nowhere.
-type Link struct {
+// PassKind is what lets somebody in without a password.
+type PassKind string
+
+// The kinds of passes.
+const (
+	PassLink  PassKind = "link"  // signs a browser in, once
+	PassToken PassKind = "token" // lets a program in, sent as a Bearer
+)
+
+// Pass lets User in. Its text is shown to who asked for it and stands nowhere.
+type Pass struct {
 	User  cluster.User `json:"user"`
-	URL   string       `json:"url"`
+	Kind  PassKind     `json:"kind"`
+	Text  string       `json:"text"`  // the link's address, or the token
 	Until int64        `json:"until"` // milliseconds since 1970
 }
 
@@ -213,8 +223,9 @@ const (
 	FrontJobs     Verb = "front" // to the very front, in the order of Jobs
 	DisablePerson Verb = "disable"
 	EnablePerson  Verb = "enable"
-	PauseQueue    Verb = "pause"  // Scope: all, user/NAME or worker/ID
-	ResumeQueue   Verb = "resume" // likewise
+	SignOutPerson Verb = "signout" // of every browser, and their links and tokens end
+	PauseQueue    Verb = "pause"   // Scope: all, user/NAME or worker/ID
+	ResumeQueue   Verb = "resume"  // likewise
 	SetMode       Verb = "mode"
 	DrainNode     Verb = "drain" // no new jobs; running ones go on
 	UndrainNode   Verb = "undrain"
@@ -223,7 +234,7 @@ const (
 
 // Verbs lists every verb.
 func Verbs() []Verb {
-	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, PauseQueue, ResumeQueue, SetMode, DrainNode, UndrainNode, ForgetNode}
+	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, DrainNode, UndrainNode, ForgetNode}
 }
 
 // Action is what a button sends. Which fields count depends on the verb.

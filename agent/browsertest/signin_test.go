@@ -80,8 +80,8 @@ func TestLinkWorkAndSignOut(t *testing.T) {
 	keep(p, "signin-3-used")
 }
 
-// The instructor makes a link on the dashboard with its button.
-func TestLinkByButton(t *testing.T) {
+// The instructor lets somebody in with the dashboard's buttons, by a link and by a token, and signs them out again.
+func TestPassesByButton(t *testing.T) {
 	browsertest.Require(t)
 	a := doortest.Start(t, doortest.Options{})
 	p := browsertest.Open(t, browsertest.Options{URL: a.URL + "/admin/", User: "admin", Password: "secret-admin", FrontendLabel: "dashboard"})
@@ -91,7 +91,8 @@ func TestLinkByButton(t *testing.T) {
 	p.Click("^Make a sign-in link for user002$")
 	p.WaitText("Sign-in link of user002")
 	keep(p, "signin-4-dashboard")
-	made := p.Text(`document.getElementById("link-url").value`)
+	made := p.Text(`document.getElementById("pass-text").value`)
+	p.Click("^Close$")
 	p.WaitText("gave user002 a sign-in link") // the audit line
 	if bad := append(p.ConsoleErrors(), failures(p)...); len(bad) > 0 {
 		t.Errorf("the page complains: %q", bad)
@@ -100,6 +101,33 @@ func TestLinkByButton(t *testing.T) {
 	other.WaitText("Welcome, user002")
 	other.Submit()
 	other.WaitAppReady()
+
+	p.Text(`document.querySelector('#people button[aria-label="Token: user002"]').click(), ""`)
+	p.WaitText("Make a token for user002?")
+	p.Click("^Make a token for user002$")
+	p.WaitText("Token of user002")
+	bearer := "Bearer " + p.Text(`document.getElementById("pass-text").value`)
+	p.Click("^Close$")
+	as := func() int {
+		c := &doortest.Client{Base: a.URL}
+		code, _, _, err := c.Do("GET", "/user002/api/settings", nil, "Authorization", bearer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return code
+	}
+	if got := as(); got != 200 {
+		t.Errorf("a program with the token: %d", got)
+	}
+	p.Text(`document.querySelector('#people button[aria-label="Sign out: user002"]').click(), ""`)
+	p.WaitText("Sign user002 out?")
+	p.Click("^Sign user002 out$")
+	p.WaitText("signed user002 out everywhere") // the audit line
+	if got := as(); got != 401 {
+		t.Errorf("a program whose token has ended: %d", got)
+	}
+	other.Goto(a.URL + "/user002/")
+	other.WaitText("Password")
 }
 
 // Two people in one browser: the second sees nothing of the first, in the page or in what the page keeps.

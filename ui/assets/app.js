@@ -83,16 +83,17 @@ async function send(ask, action) {
   const [why, answer] = await post(action, ask.to);
   if (why) return say(why, "fail");
   say(ask.done ?? "", "good");
-  if (answer.url) show(answer);
+  if (answer.kind) show(answer);
 }
 
-/** show has a sign-in link on the page until it is closed: it is told this once. */
-function show(link) {
-  text($("link-title"), `Sign-in link of ${link.user}`);
-  $("link-url").value = link.url;
-  text($("link-text"), `It works once, until ${moment(link.until)}. An earlier link of theirs does not count any more.`);
-  $("link").showModal();
-  $("link-url").select();
+/** show has a pass on the page until it is closed. */
+function show(pass) {
+  const [title, words] = verbs.shown(pass, moment(pass.until));
+  text($("pass-title"), title);
+  text($("pass-words"), words);
+  $("pass-text").value = pass.text;
+  $("pass").showModal();
+  $("pass-text").select();
 }
 
 /** act does what a button asks for. It asks first when the ask has a title; not() is called when the person leaves it. */
@@ -122,11 +123,11 @@ function act(ask, not = () => {}) {
 
 $("unsay").addEventListener("click", () => say("", "good"));
 $("ask-no").addEventListener("click", () => $("ask").close());
-$("link-close").addEventListener("click", () => $("link").close());
-$("link").addEventListener("close", () => { $("link-url").value = ""; });
-$("link-copy").addEventListener("click", async () => {
-  $("link-url").select();
-  await navigator.clipboard?.writeText($("link-url").value).then(() => say("The link is in the clipboard.", "good"), () => {});
+$("pass-close").addEventListener("click", () => $("pass").close());
+$("pass").addEventListener("close", () => { $("pass-text").value = ""; });
+$("pass-copy").addEventListener("click", async () => {
+  $("pass-text").select();
+  await navigator.clipboard?.writeText($("pass-text").value).then(() => say("It is in the clipboard.", "good"), () => {});
 });
 $("pause").addEventListener("click", () => view.head && act(view.head.paused ? verbs.resume("all") : verbs.pause("all")));
 $("mode").addEventListener("change", () => {

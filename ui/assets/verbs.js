@@ -25,6 +25,21 @@ export const link = (user) => ({
   text: "It signs them in once, at any door, without their password. An earlier link of theirs does not count any more.",
 });
 
+export const token = (user) => ({
+  action: { user }, to: "api/token", title: `Make a token for ${user}?`,
+  text: "A program of theirs sends it in place of name and password, for 30 days. Sign out ends it.",
+});
+
+export const signout = (user) => ({
+  action: { verb: "signout", user }, danger: true, title: `Sign ${user} out?`,
+  text: "Every browser and program of theirs has to sign in again; their links and tokens end. The password goes on, and so do their jobs.", done: `${user} is signed out everywhere.`,
+});
+
+/** shown is what is said beside a pass that was made; it is told this once. */
+export const shown = (p, until) => (p.kind === "link"
+  ? [`Sign-in link of ${p.user}`, `It works once, until ${until}. An earlier link of theirs does not count any more.`]
+  : [`Token of ${p.user}`, `A program sends it as Authorization: Bearer TOKEN, until ${until}.`]);
+
 /** scopeName is what a pause holds up: the queue, user001, worker verda/0. */
 export function scopeName(scope) {
   if (scope === "all") return "the queue";

@@ -137,7 +137,7 @@ export function people(view, act) {
       el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`), p.paused ? [" ", pill("paused", "warn")] : ""),
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
-        p.disabled ? "" : button("Link", p.name, act, verbs.link(p.name)),
+        ...p.disabled ? [] : [button("Link", p.name, act, verbs.link(p.name)), button("Token", p.name, act, verbs.token(p.name)), button("Sign out", p.name, act, verbs.signout(p.name))],
         p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
 }

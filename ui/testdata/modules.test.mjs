@@ -25,7 +25,7 @@ test("scopes have names that people use", () => {
 test("what loses something asks first", () => {
   const job = { user: "ada", prompt_id: "p1", number: 3, title: "Flux", state: "running" };
   const node = { id: "n1", name: "verda", voter: true };
-  for (const ask of [verbs.cancel(job), verbs.forget(node), verbs.disable("ada")]) assert.ok(ask.danger && ask.title && ask.text, JSON.stringify(ask));
+  for (const ask of [verbs.cancel(job), verbs.forget(node), verbs.disable("ada"), verbs.signout("ada")]) assert.ok(ask.danger && ask.title && ask.text, JSON.stringify(ask));
   assert.match(verbs.cancel(job).text, /thrown away/);
   assert.match(verbs.cancel({ ...job, state: "pending" }).text, /leaves the queue/);
   assert.match(verbs.forget(node).text, /loses its vote/);
