@@ -65,7 +65,7 @@ BUG      ?=
 SCENARIO ?=
 KEEP     ?= 0
 chaos: all
-	@$(GO) build -o bin/chaos ./agent/chaos
+	@$(BUILD) -o bin/chaos ./agent/chaos
 	@$(if $(BUG),,COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent) bin/chaos -seeds=$(SEEDS) -seed=$(SEED) -jobs=$(JOBS) -minutes=$(MINUTES) -net=$(NET) -profile=$(PROFILE) -bug=$(BUG) -scenario=$(SCENARIO) -keep=$(KEEP)
 
 bench: bench-queue

@@ -34,6 +34,7 @@ type membership struct {
 	client  *peer.Client
 	cores   func() []cluster.NodeID // other core nodes that may be there
 	refetch func(ctx context.Context) error
+	caught  uint64 // the term in which this table was known to be whole; for run alone
 
 	mu      sync.Mutex
 	later   cluster.Lineage // a later generation that was met; zero = none
@@ -209,6 +210,14 @@ func (m *membership) serve(s *peer.Server) {
 // lead brings the members to what they should be, one step at a time.
 func (m *membership) lead(ctx context.Context) error {
 	s := m.raft.Status()
+	if s.Term != m.caught {
+		// What the table of a new leader says may be from before it was restarted: it
+		// would take a voter for an earlier incarnation of itself and remove it.
+		if err := m.raft.Barrier(ctx); err != nil {
+			return err
+		}
+		m.caught, s = s.Term, m.raft.Status()
+	}
 	m.mu.Lock()
 	if n := s.Voters(); n != m.voters || m.since.IsZero() {
 		m.voters, m.since = n, time.Now()

@@ -328,6 +328,52 @@ func TestWipedVoterIsANewMember(t *testing.T) {
 	})
 }
 
+// A new leader whose table is from before a voter came back as a new member must
+// not take that voter for its former self: it would remove it.
+func TestRestartedLeaderKeepsTheVoters(t *testing.T) {
+	inVirtualTime(t, func(s *shop) {
+		names := []string{"a", "b", "c"}
+		for _, name := range names {
+			s.start(name, "queue,gateway")
+		}
+		s.settled(3, 3)
+		for _, name := range names { // what they start from, if all are restarted
+			_, body, err := s.nodes[name].core.raft.Snapshot()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = body.Close()
+		}
+		victim := "a"
+		s.nodes[victim].kill()
+		if err := os.RemoveAll(filepath.Join(s.root, victim)); err != nil {
+			t.Fatal(err)
+		}
+		again := s.start(victim, "queue,gateway").core.raft.Incarnation()
+		s.until("it to vote", time.Minute, func() bool {
+			st := s.leader().core.raft.Status()
+			return st.Voters() == 3 && len(st.Servers) == 3 && slices.ContainsFunc(st.Servers, func(v consensus.Server) bool { return v.Incarnation == again && v.Voter })
+		})
+		for _, name := range names {
+			s.nodes[name].kill()
+		}
+		s.fabric.Delay(150 * time.Millisecond) // so that a leader leads for a while before it knows what was committed
+		for _, name := range names {
+			s.start(name, "queue,gateway")
+		}
+		for range 1000 {
+			time.Sleep(20 * time.Millisecond)
+			for _, name := range names {
+				servers := s.nodes[name].core.raft.Status().Servers
+				if len(servers) > 0 && !slices.ContainsFunc(servers, func(v consensus.Server) bool { return v.Incarnation == again && v.Voter }) {
+					t.Fatalf("%s has lost its vote, as %s sees it: %v", victim, name, servers)
+				}
+			}
+		}
+		s.settled(3, 3)
+	})
+}
+
 // A node that leaves is taken out and does not stop the others; one that is
 // dead is forgotten.
 func TestLeaveAndForget(t *testing.T) {

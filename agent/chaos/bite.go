@@ -21,22 +21,27 @@ type trap struct {
 }
 
 // schedule is the shortest way to catch a bug. gpus is how many nodes it needs
-// that run jobs.
+// that run jobs; finds is what must be found: anything else is another bug.
 type schedule struct {
-	gpus int
-	play func(ctx context.Context, t *trap) error
+	gpus  int
+	play  func(ctx context.Context, t *trap) error
+	finds func(v oracle.Verdict) int
 }
 
 func schedules() map[string]schedule {
+	lost := func(v oracle.Verdict) int { return v.Lost }
+	duplicated := func(v oracle.Verdict) int { return v.Duplicated }
+	misplaced := func(v oracle.Verdict) int { return v.Misplaced }
+	violations := func(v oracle.Verdict) int { return v.Violations }
 	return map[string]schedule{
-		"ack-before-commit": {1, catchAck},
-		"lost-dedupe":       {1, catchDedupe},
-		"stale-epoch":       {2, catchEpoch},
-		"stale-read":        {0, catchRead},
-		"requeue-dropped":   {2, catchRequeue},
-		"double-finish":     {1, catchFinish},
-		"wrong-owner":       {1, catchOwner},
-		"snapshot-table":    {1, catchSnapshot},
+		"ack-before-commit": {1, catchAck, lost},
+		"lost-dedupe":       {1, catchDedupe, duplicated},
+		"stale-epoch":       {2, catchEpoch, violations},
+		"stale-read":        {0, catchRead, violations},
+		"requeue-dropped":   {2, catchRequeue, lost},
+		"double-finish":     {1, catchFinish, duplicated},
+		"wrong-owner":       {1, catchOwner, misplaced},
+		"snapshot-table":    {1, catchSnapshot, lost},
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // people's changes must find the new leader.
 func (u *unit) silent(ctx context.Context, w *world.World, r *result) error {
 	if !w.CanCut() {
-		r.Notes = append(r.Notes, "a silent leader needs partitions: left out")
+		r.Notes = append(r.Notes, "left out: a silent leader, which needs partitions: this machine has no namespaces")
 		return nil
 	}
 	if err := six(w, 0); err != nil {

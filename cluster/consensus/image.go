@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -48,6 +49,9 @@ func (l *Log) Snapshot() (Image, io.ReadCloser, error) {
 		meta, body, err = e.snaps.Open(list[0].ID)
 	case err == nil:
 		meta, body, err = f.Open()
+	}
+	if err != nil && strings.HasPrefix(err.Error(), "cannot take snapshot now") { // raft has no name for it
+		return Image{}, nil, cluster.Errorf(cluster.Unavailable, "this machine is still applying a change of the table's members; try again in a moment")
 	}
 	if err != nil {
 		return Image{}, nil, fmt.Errorf("write the state down: %w", err)

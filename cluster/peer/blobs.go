@@ -263,11 +263,12 @@ var errAway = cluster.Errorf(cluster.Unavailable, "no machine that is there has 
 // which checks its digest by naming it.
 func (c *Client) fetchInto(ctx context.Context, to blob.Store, from []cluster.NodeID, ref cluster.Ref, l jobs.Lease) error {
 	err := error(errAway)
-	absent := true
 	for _, node := range from {
 		body, size, ferr := c.fetchBlob(ctx, node, ref, l)
-		if ferr != nil {
-			absent = absent && cluster.CodeOf(ferr) == cluster.NotFound
+		switch {
+		case cluster.CodeOf(ferr) == cluster.NotFound:
+			continue // not here: what another says of it counts
+		case ferr != nil:
 			err = ferr
 			continue
 		}
@@ -277,18 +278,15 @@ func (c *Client) fetchInto(ctx context.Context, to blob.Store, from []cluster.No
 		}
 		switch {
 		case perr != nil:
-			absent, err = false, fmt.Errorf("fetch a blob from %s: %w", node, perr)
+			err = fmt.Errorf("fetch a blob from %s: %w", node, perr)
 		case got != ref:
-			absent, err = false, cluster.Errorf(cluster.Internal, "node %s has other bytes under the name %s", node, ref.Short())
+			err = cluster.Errorf(cluster.Internal, "node %s has other bytes under the name %s", node, ref.Short())
 		default:
 			return nil
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-	}
-	if absent {
-		return errAway
 	}
 	return err
 }

@@ -43,9 +43,10 @@ func (w wires) Close() error { return nil }
 
 func (wires) Addr() net.Addr { return &net.TCPAddr{} }
 
-// TestResultGoesToAnotherKeeperWhenOneIsGone: a machine that is gone says
-// nothing, and a GPU must not wait for its connection to be given up.
-func TestResultGoesToAnotherKeeperWhenOneIsGone(t *testing.T) {
+// aside is a machine "there" that keeps blobs, in a bubble of virtual time, and
+// one that wants some.
+func aside(t *testing.T, f func(t *testing.T, d *peer.Depot, kept *blob.Dir)) {
+	t.Helper()
 	open := func() *blob.Dir {
 		d, err := blob.OpenDir(blob.DirConfig{Path: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -68,13 +69,23 @@ func TestResultGoesToAnotherKeeperWhenOneIsGone(t *testing.T) {
 		mux.Handle("/peer/", server)
 		web := &http.Server{Handler: mux}
 		go func() { _ = web.Serve(w) }()
+		client := peer.NewClient(gate)
+		f(t, &peer.Depot{Client: client, Local: local, Keepers: func() []cluster.NodeID { return []cluster.NodeID{"gone", "there"} }}, kept)
+		client.Close()
+		close(w.conns)
+		_ = web.Close() // its connections are pipes
+		synctest.Wait()
+	})
+}
 
-		ref, _, err := local.Put(t.Context(), strings.NewReader("a picture"), 9)
+// TestResultGoesToAnotherKeeperWhenOneIsGone: a machine that is gone says
+// nothing, and a GPU must not wait for its connection to be given up.
+func TestResultGoesToAnotherKeeperWhenOneIsGone(t *testing.T) {
+	aside(t, func(t *testing.T, d *peer.Depot, kept *blob.Dir) {
+		ref, _, err := d.Local.Put(t.Context(), strings.NewReader("a picture"), 9)
 		if err != nil {
 			t.Fatal(err)
 		}
-		client := peer.NewClient(gate)
-		d := &peer.Depot{Client: client, Local: local, Keepers: func() []cluster.NodeID { return []cluster.NodeID{"gone", "there"} }}
 		begin := time.Now()
 		if err := d.Keep(t.Context(), jobs.Lease{}, ref); err != nil || time.Since(begin) > 30*time.Second {
 			t.Errorf("%v after %s", err, time.Since(begin))
@@ -82,9 +93,16 @@ func TestResultGoesToAnotherKeeperWhenOneIsGone(t *testing.T) {
 		if _, ok := kept.Has(t.Context(), ref); !ok {
 			t.Error("the keeper that is there does not have it")
 		}
-		client.Close()
-		close(w.conns)
-		_ = web.Close() // its connections are pipes
-		synctest.Wait()
+	})
+}
+
+// TestInputAtAMachineThatIsAwayIsNotGone: that another machine does not have it
+// must not end the job that needs it.
+func TestInputAtAMachineThatIsAwayIsNotGone(t *testing.T) {
+	aside(t, func(t *testing.T, d *peer.Depot, _ *blob.Dir) {
+		err := d.Fetch(t.Context(), jobs.Lease{}, cluster.Ref(strings.Repeat("ab", 32)))
+		if code := cluster.CodeOf(err); code != cluster.Unavailable {
+			t.Errorf("%s: %v", code, err)
+		}
 	})
 }

@@ -138,8 +138,11 @@ func (g *Gateway) route(c *call) {
 			return
 		}
 	}
-	g.catchUp(c)
+	abreast := g.catchUp(c)
 	r.handle(c)
+	if !abreast {
+		c.fair()
+	}
 	g.stamp(c)
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/ahelme/comfyume/cluster"
 )
 
 // Replica is this node's copy of the table as a place in its history: what a
@@ -34,23 +36,35 @@ const (
 
 // catchUp waits until this gateway knows what the client has seen at another
 // one, so that a write is read back and time never goes backwards, wherever the
-// next request lands.
-func (g *Gateway) catchUp(c *call) {
+// next request lands. It reports false when that cannot be waited for.
+func (g *Gateway) catchUp(c *call) bool {
 	if g.cfg.Replica == nil {
-		return
+		return true
 	}
 	history, seen, ok := parseSeen(string(c.Request.Header.Cookie(seenCookie)))
 	if !ok {
-		return
+		return true
 	}
 	mine, index := g.cfg.Replica.At()
 	if history != mine || seen <= index || seen > index+furthest {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(g.life, catchUpWithin)
 	defer cancel()
 	if err := g.cfg.Replica.Await(ctx, seen); err != nil {
 		c.Response.Header.Set(staleHeader, "1")
+		return false
+	}
+	return true
+}
+
+var errBehind = cluster.Errorf(cluster.Unavailable, "This server has not heard yet of what you did at another one; nothing was changed. Try again in a moment.")
+
+// fair takes back a refusal of a change by a gateway that is behind: that a file
+// does not exist, say, may be because it has not heard of it.
+func (c *call) fair() {
+	if status := c.Response.StatusCode(); !c.IsGet() && !c.IsHead() && status >= 400 && status < 500 {
+		fail(c.RequestCtx, errBehind)
 	}
 }
 

@@ -67,6 +67,7 @@ type options struct {
 	gpus       func() int
 	now        func() time.Time
 	twice      bool // the door hears of every change twice
+	replica    gateway.Replica
 }
 
 // twice tells every change twice, as when a row has moved on before the door
@@ -194,6 +195,7 @@ func open(t testing.TB, o options) *world {
 		Admin:   func(string) http.Handler { return admin },
 		Health:  health,
 		NodeWeb: o.nodeWeb, GPUs: o.gpus, Now: o.now,
+		Replica:      o.replica,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {

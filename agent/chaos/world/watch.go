@@ -33,7 +33,8 @@ type mark struct {
 	kind string
 }
 
-// Gap is a time in which a gateway could have accepted a write and did not.
+// Gap is a time in which a gateway could have accepted a write and did not, from
+// the last thing that was done to those who vote.
 type Gap struct {
 	Door string
 	From time.Time
@@ -135,19 +136,27 @@ func (x *Watch) update(able map[string]bool) {
 	}
 }
 
-// note keeps a gap. The lock is held.
+// note keeps a gap, in pieces: what is done anew in it begins another, because
+// that may have hit who was about to lead. The lock is held.
 func (x *Watch) note(door string, from, to time.Time) {
-	if to.Sub(from) < least {
-		return
-	}
 	kind := "start"
 	for _, m := range x.marks {
-		if m.at.After(from.Add(time.Second)) {
+		if m.at.After(to) {
 			break
+		}
+		if m.at.After(from) {
+			x.keep(Gap{door, from, m.at.Sub(from), kind})
+			from = m.at
 		}
 		kind = m.kind
 	}
-	x.gaps = append(x.gaps, Gap{Door: door, From: from, Took: to.Sub(from), Kind: kind})
+	x.keep(Gap{door, from, to.Sub(from), kind})
+}
+
+func (x *Watch) keep(g Gap) {
+	if g.Took >= least {
+		x.gaps = append(x.gaps, g)
+	}
 }
 
 // Acknowledged says that a write through a gateway was accepted.

@@ -2,6 +2,7 @@ package world
 
 import (
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 )
@@ -73,5 +74,18 @@ func TestGapsAreCountedWhileAGatewayCould(t *testing.T) {
 		if g.Door == "b" && g.Took > 4*time.Second {
 			t.Errorf("b is blamed for the time in which it was away: %v", g)
 		}
+	}
+}
+
+// TestAGapIsCountedFromWhatWasDoneLast: a leader that is killed while it is being
+// elected begins anew.
+func TestAGapIsCountedFromWhatWasDoneLast(t *testing.T) {
+	x := plain("a", "b", "c").Watch(3)
+	begin := time.Now()
+	x.marks = []mark{{begin.Add(-time.Second), "transfer"}, {begin.Add(3 * time.Second), "kill-leader"}}
+	x.note("a", begin, begin.Add(7*time.Second))
+	want := []Gap{{"a", begin, 3 * time.Second, "transfer"}, {"a", begin.Add(3 * time.Second), 4 * time.Second, "kill-leader"}}
+	if !slices.Equal(x.gaps, want) {
+		t.Errorf("gaps %v, want %v", x.gaps, want)
 	}
 }
