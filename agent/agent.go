@@ -105,6 +105,9 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if a.swarm.core != nil {
 		serveView(a.swarm.server, source)
 	}
+	if cfg.Has(cluster.GPU) {
+		a.roles.serveFleet(a.swarm.server)
+	}
 	if err := a.swarm.start(a.stack, a.people(dashboard)); err != nil {
 		return nil, err
 	}
@@ -213,6 +216,9 @@ func (a *Agent) report() report {
 	r := report{Member: a.self, Disk: int(a.used.Load()), Workers: a.roles.workers()}
 	if h := a.roles.health.Load(); h != nil {
 		r.Health, r.Problems = h.report(), h.problems()
+	}
+	if f := a.roles.fleet.Load(); f != nil {
+		r.Problems = append(r.Problems, f.problems()...)
 	}
 	if c := a.swarm.core; c != nil {
 		status := c.raft.Status()

@@ -332,6 +332,17 @@ func (a *api) mode(w http.ResponseWriter, r *http.Request) {
 	}{mode})
 }
 
+// printed is what a worker's ComfyUI printed last.
+func (a *api) printed(w http.ResponseWriter, r *http.Request) {
+	lines, _ := strconv.Atoi(r.URL.Query().Get("lines")) // 0 is all
+	p, err := a.source.Printed(r.Context(), cluster.WorkerID(r.URL.Query().Get("worker")), lines)
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answer(w, http.StatusOK, p)
+}
+
 // maxRequest bounds the small JSON bodies, in bytes.
 const maxRequest = 64 << 10
 

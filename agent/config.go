@@ -81,7 +81,17 @@ type Config struct {
 	Templates       string   // folder, "" = our own few
 	DefaultTemplate string
 
-	ComfyUIURLs []string // none with Dev: sketch
+	ComfyUIURLs []string // none with Dev and no ComfyUIDir: sketch
+
+	ComfyUIDir     string // folder of a ComfyUI to start here, "" = none
+	ComfyUIPython  string // "" = the folder's own
+	ComfyUIArgs    string // more arguments, separated by spaces
+	ComfyUIPort    int    // of the first process
+	ComfyUIUser    string // OS user, "" = chosen
+	ComfyUIVersion string // that is demanded, "" = any
+	WorkersPerGPU  int
+	ModelDirs      []string      // folders with checkpoints/, loras/ and so on
+	NoProgress     time.Duration // 0 = the worker's own
 
 	LogLevel  slog.Level
 	LogFormat string
@@ -110,7 +120,10 @@ func (v *Values) Config() (Config, error) {
 		FrontendWheel: absolute(v.text("frontend-wheel")), WheelDir: absolute(v.text("wheel-dir")), FrontendSHA256: strings.ToLower(v.text("frontend-sha256")),
 		PackageIndex: v.text("package-index"), Templates: absolute(v.text("templates")), DefaultTemplate: v.text("default-template"),
 		ComfyUIURLs: parseList(v.text("comfyui-url")), NodeWeb: parseList(v.text("node-web")), LogFormat: v.text("log-format"),
-		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
+		ComfyUIDir: absolute(v.text("comfyui-dir")), ComfyUIPython: v.text("comfyui-python"), ComfyUIArgs: v.text("comfyui-args"), ComfyUIPort: int(must(parseNumber(v.text("comfyui-port")))),
+		ComfyUIUser: v.text("comfyui-user"), ComfyUIVersion: v.text("comfyui-version"), WorkersPerGPU: int(must(parseNumber(v.text("workers-per-gpu")))),
+		NoProgress: must(parseDuration(v.text("no-progress"))),
+		Network:    v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
 		AuthKey: Secret(v.text("ts-authkey")), ClientSecret: Secret(v.text("ts-client-secret")),
 	}
@@ -119,6 +132,9 @@ func (v *Values) Config() (Config, error) {
 	}
 	if c.Dev && c.AuthKey != "" {
 		v.Notes = append(v.Notes, "COMFYUME_TS_AUTHKEY is set and not used: --dev has no other nodes")
+	}
+	for _, d := range parseList(v.text("models-dir")) {
+		c.ModelDirs = append(c.ModelDirs, absolute(d))
 	}
 	var err error
 	if c.Roles, err = cluster.ParseRoles(v.text("roles")); err != nil {
@@ -166,10 +182,16 @@ func (c *Config) Validate() error {
 		return bad("--dev --roles=%s: a workshop on one machine alone needs the roles queue and gateway", joinRoles(c.Roles))
 	case c.Form && !c.Has(cluster.Queue):
 		return bad("--form --roles=%s: only a node with the role queue can form a workshop", joinRoles(c.Roles))
-	case c.Has(cluster.GPU) && !c.Dev && len(c.ComfyUIURLs) == 0:
-		return bad("the role gpu needs a ComfyUI: give --comfyui-url=http://127.0.0.1:8188 (or --comfyui-url=sketch for our own small one)")
+	case c.Has(cluster.GPU) && !c.Dev && len(c.ComfyUIURLs) == 0 && c.ComfyUIDir == "":
+		return bad("the role gpu needs a ComfyUI: give --comfyui-dir=FOLDER to have it started here, or --comfyui-url=http://127.0.0.1:8188 for one that runs (--comfyui-url=sketch is our own small one)")
 	case !c.Has(cluster.GPU) && len(c.ComfyUIURLs) > 0:
 		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
+	case !c.Has(cluster.GPU) && c.ComfyUIDir != "":
+		return bad("--comfyui-dir is given but --roles=%s has no gpu: add gpu, or leave the folder out", joinRoles(c.Roles))
+	case c.ComfyUIDir != "" && (c.WorkersPerGPU < 1 || c.WorkersPerGPU > 3):
+		return bad("--workers-per-gpu=%d: one to three processes share a GPU", c.WorkersPerGPU)
+	case c.ComfyUIDir != "" && (c.ComfyUIPort < 1 || c.ComfyUIPort > 65000):
+		return bad("--comfyui-port=%d: use a port of 1 to 65000", c.ComfyUIPort)
 	case c.StateDir == "":
 		return bad("--state-dir is empty: name a folder")
 	case c.AdminUsername == "" || !cluster.User(c.AdminUsername).Valid():
@@ -180,6 +202,12 @@ func (c *Config) Validate() error {
 		return bad("--num-users=%d: at most 999", c.Users)
 	case !cluster.User(c.UserPrefix + "001").Valid():
 		return bad("--user-prefix=%s: use letters and digits", c.UserPrefix)
+	}
+	for _, arg := range strings.Fields(c.ComfyUIArgs) {
+		name, _, _ := strings.Cut(arg, "=")
+		if slices.Contains([]string{"--listen", "--port", "--multi-user", "--tls-keyfile", "--tls-certfile", "--enable-cors-header", "--extra-model-paths-config"}, name) {
+			return bad("--comfyui-args: %s is the agent's own: ComfyUI is reached from this machine only, and --comfyui-port and --models-dir say the rest", name)
+		}
 	}
 	for u := range c.Participants {
 		if err := checkName(u, cluster.User(c.AdminUsername)); err != nil {

@@ -43,6 +43,8 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 			return err
 		}
 		return commit(ctx, p, &state.SetMode{Mode: string(mode)})
+	case ui.RestartWorker, ui.StopWorker, ui.StartWorker, ui.FreeWorker, ui.ReleaseWorker:
+		return v.tend(ctx, p, actor, a)
 	case ui.DrainNode, ui.UndrainNode, ui.ForgetNode:
 		n, err := v.node(a.Node)
 		if err != nil {
@@ -51,7 +53,10 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 		if a.Verb == ui.ForgetNode {
 			return v.forget(ctx, p, n)
 		}
-		return commit(ctx, p, &state.DrainNode{ID: n.ID, Undo: a.Verb == ui.UndrainNode})
+		if err := commit(ctx, p, &state.DrainNode{ID: n.ID, Undo: a.Verb == ui.UndrainNode}); err != nil || a.Verb == ui.DrainNode && a.Within <= 0 {
+			return err
+		}
+		return v.drainWithin(ctx, n, actor, a)
 	}
 	return cluster.Errorf(cluster.Invalid, "there is no action %q", a.Verb)
 }

@@ -82,6 +82,15 @@ func (g *guestView) View() ui.View {
 	return v
 }
 
+// Printed is what a ComfyUI of this machine printed; of others it is not told.
+func (g *guestView) Printed(ctx context.Context, id cluster.WorkerID, lines int) (out ui.Printed, err error) {
+	if !strings.HasPrefix(string(id), g.swarm.self.Name+"/") {
+		return out, cluster.Errorf(cluster.Forbidden, "this node only runs jobs and reads its own logs only: use a node that holds the table, see node ls")
+	}
+	err = g.swarm.client.Call(ctx, g.swarm.self.ID, verbLog, logAsk{id, lines}, &out)
+	return out, err
+}
+
 // readOnly says where to steer: this machine runs participants' code, so the
 // workshop takes no orders from it.
 func (g *guestView) readOnly(v ui.View) string {

@@ -56,6 +56,8 @@ func arrows() map[string][]string {
 		"roles/gateway/stitch":        {},
 		"roles/queue":                 all(role, []string{"cluster/policy"}),
 		"roles/gpu":                   all(role, []string{"roles/comfy"}),
+		"roles/gpu/comfyui":           {"roles/comfy"},
+		"roles/gpu/sensors":           {},
 		"ui":                          role,
 		// Programs that drive or measure the product from outside.
 		"agent/browsertest":  {"agent/doortest"},

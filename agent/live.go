@@ -14,7 +14,7 @@ import (
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/roles/comfy"
 	"github.com/ahelme/comfyume/roles/gateway"
-	"github.com/ahelme/comfyume/roles/gpu"
+	"github.com/ahelme/comfyume/roles/gpu/sensors"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -75,21 +75,21 @@ func (r *roles) verifyFrontend() (string, error) {
 
 // answering counts the workers of this node whose ComfyUI can take a job.
 func (r *roles) answering() (up, all int, why string) {
-	for _, w := range r.mine() {
-		s := w.gpu.Status()
-		if s.Phase != gpu.Waiting && s.Phase != gpu.Probing {
+	for _, w := range r.workers() {
+		all++
+		if answers(w) {
 			up++
 		} else {
-			why = s.Problem
+			why = w.Detail
 		}
 	}
-	return up, len(r.mine()), why
+	return up, all, why
 }
 
 // mine are this node's workers.
-func (r *roles) mine() []worker {
-	if all := r.gpus.Load(); all != nil {
-		return *all
+func (r *roles) mine() []*worker {
+	if f := r.fleet.Load(); f != nil {
+		return f.workers()
 	}
 	return nil
 }
@@ -101,12 +101,16 @@ func (r *roles) workers() []ui.Worker {
 		s := w.gpu.Status()
 		row := ui.Worker{
 			ID: w.id, State: string(s.Phase), Since: s.Since.UnixMilli(), ComfyUI: s.Version, Device: s.Device,
-			VRAM: s.VRAMTotal, VRAMFree: s.VRAMFree, Job: s.Job, Percent: -1, At: s.NodeID, Detail: s.Problem,
+			VRAM: s.VRAMTotal, VRAMFree: s.VRAMFree, Job: s.Job, Percent: -1, At: s.NodeID, Detail: s.Problem, Load: sensors.Unknown, Heat: sensors.Unknown, Frontend: s.Frontend,
 		}
+		r.fleet.Load().row(w, &row)
 		if s.Max > 0 {
 			row.Percent = int(100 * max(0, min(1, s.Value/s.Max)))
 		}
 		out = append(out, row)
+	}
+	if f := r.fleet.Load(); f != nil && len(out) == 0 {
+		out = append(out, f.absent())
 	}
 	return out
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/roles/gateway"
-	"github.com/ahelme/comfyume/roles/gpu"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -115,7 +114,7 @@ func (s *swarm) gpus() (n int) {
 			continue
 		}
 		for _, w := range h.Workers {
-			if w.State != string(gpu.Waiting) && w.State != string(gpu.Probing) {
+			if answers(w) {
 				n++
 			}
 		}

@@ -13,13 +13,10 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
-	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/jobs"
-	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gateway/frontend"
-	"github.com/ahelme/comfyume/roles/gpu"
 	"github.com/ahelme/comfyume/roles/sketch"
 )
 
@@ -27,7 +24,7 @@ import (
 type roles struct {
 	gateway atomic.Pointer[gateway.Gateway]
 	files   *frontend.Files
-	gpus    atomic.Pointer[[]worker]
+	fleet   atomic.Pointer[fleet] // nil without the role gpu
 
 	// Set by open: the door is built before what is shown behind it.
 	dashboard atomic.Pointer[http.Handler]
@@ -36,12 +33,6 @@ type roles struct {
 	mu       sync.Mutex
 	compared time.Time // when lacking was worked out
 	lacking  []lack
-}
-
-// worker is one ComfyUI of this node.
-type worker struct {
-	id  cluster.WorkerID
-	gpu *gpu.Worker
 }
 
 // startRoles builds and starts the roles in the order in which they need each
@@ -126,49 +117,33 @@ func (p place) At() (history string, index uint64) {
 // Await returns when an entry has been applied here.
 func (p place) Await(ctx context.Context, index uint64) error { return p.machine.Await(ctx, index) }
 
+// startWorkers starts the workers of the ComfyUIs that are named by address, and
+// lets the fleet start the others.
 func (a *Agent) startWorkers() error {
+	f := newFleet(a)
 	urls := slices.Clone(a.cfg.ComfyUIURLs)
-	if len(urls) == 0 {
+	if len(urls) == 0 && a.cfg.ComfyUIDir == "" {
 		urls = []string{sketchURL}
 	}
-	work := a.swarm.work()
-	blobs := blob.Store(a.swarm.blobs)
-	if !a.swarm.alone {
-		blobs = a.swarm.store() // an input may have come in at another gateway
-	}
-	var all []worker
-	for i, url := range urls {
+	for _, url := range urls {
 		if url == sketchURL {
 			var err error
 			if url, err = a.startSketch(); err != nil {
 				return err
 			}
 		}
-		id := cluster.WorkerID(fmt.Sprintf("%s/%d", a.self.Name, i))
-		cfg := gpu.Config{
-			ID: id, Node: a.self.ID, URL: url, Queue: work, Blobs: blobs, Secrets: work.Secrets, Publish: a.swarm.links.Publish, Flush: a.swarm.links.Flush,
-			Register: func(ctx context.Context, w models.Worker) error { return work.Register(ctx, w) }, Logger: a.cfg.Logger,
-		}
-		if a.swarm.core != nil {
-			cfg.Await = a.await
-		}
-		if !a.cfg.Has(cluster.Gateway) {
-			cfg.Depot = &peer.Depot{Client: a.swarm.client, Local: a.swarm.blobs, Keepers: a.swarm.keepers}
-		}
-		w, err := gpu.New(cfg)
+		w, err := f.attach(url)
 		if err != nil {
 			return err
 		}
-		a.stack.run("worker "+string(id), w.Run)
-		all = append(all, worker{id, w})
+		a.stack.run("worker "+string(w.id), w.gpu.Run)
 	}
-	a.roles.gpus.Store(&all)
-	standing := func() (out []jobs.Event) {
-		for _, w := range all {
-			out = append(out, w.gpu.Standing()...)
-		}
-		return out
+	a.stack.run("GPU sensors", f.sense)
+	if a.cfg.ComfyUIDir != "" {
+		a.stack.run("ComfyUI", f.supervise)
 	}
+	a.roles.fleet.Store(f)
+	standing := f.standing
 	a.swarm.standing.Store(&standing)
 	return nil
 }

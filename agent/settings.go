@@ -95,6 +95,15 @@ func Settings() []Setting {
 		{Name: "default-template", Shape: Text, Group: groupFrontend, Help: "The workflow that opens on a participant's first visit."},
 
 		{Name: "comfyui-url", Shape: List, Group: groupGPU, Help: "Address of a running ComfyUI, e.g. http://127.0.0.1:8188; several by commas or by repeating the flag; sketch stands for our own small one on the CPU."},
+		{Name: "comfyui-dir", Shape: Path, Group: groupGPU, Help: "Folder of a ComfyUI (with its main.py) to start here: one process per GPU, looked after by the agent, reached from this machine only."},
+		{Name: "workers-per-gpu", Shape: Number, Default: "1", Group: groupGPU, Help: "How many ComfyUI processes share a GPU, 1 to 3."},
+		{Name: "comfyui-port", Shape: Number, Default: "8188", Group: groupGPU, Help: "Port of the first ComfyUI that is started; the others take the next free ones."},
+		{Name: "comfyui-python", Shape: Text, Group: groupGPU, Help: "Python that runs ComfyUI. Default: .venv or venv in its folder, else python3."},
+		{Name: "comfyui-args", Shape: Text, Group: groupGPU, Help: "More arguments for ComfyUI, separated by spaces, e.g. --comfyui-args=\"--cpu --lowvram\"."},
+		{Name: "comfyui-user", Shape: Text, Group: groupGPU, Help: "OS user that runs ComfyUI. Default: the agent's own; for root comfyui if there is one, else nobody."},
+		{Name: "comfyui-version", Shape: Text, Group: groupGPU, Help: "Version that ComfyUI must be of: a worker of another one takes no jobs. Default: any."},
+		{Name: "models-dir", Shape: List, Group: groupGPU, Help: "Folders with models (checkpoints/, loras/ and so on) for the ComfyUIs that are started, separated by commas."},
+		{Name: "no-progress", Shape: Duration, Default: "10m", Group: groupGPU, Help: "How long a running job may show no progress before it is taken away and ComfyUI restarted; four times as long while it is seen working."},
 
 		{Name: "log-level", Shape: Text, Default: "info", Words: []string{"debug", "info", "warn", "error"}, Group: groupLog, Help: "The least that is logged: debug, info, warn or error."},
 		{Name: "log-format", Shape: Text, Default: "auto", Words: []string{"auto", "text", "json"}, Group: groupLog, Help: "auto (colour on a terminal, JSON elsewhere), text or json."},

@@ -225,6 +225,7 @@ func routes(a *api, dashboard http.Handler, metrics prometheus.Gatherer) http.Ha
 		"POST /api/users/{name}/signout":  a.signOut,
 		"GET /api/queue/mode":             a.mode,
 		"POST /api/queue/mode":            a.mode,
+		"GET /api/worker/log":             a.printed,
 		"POST /api/node/forget":           a.forget,
 		"POST /api/node/leave":            a.leave,
 		"POST /api/node/invite":           a.invite,

@@ -425,9 +425,10 @@ const (
 // test: who adds one says here whose it is.
 var peerLaw = map[peer.Verb]whose{
 	"join": coreNodes, "image": coreNodes, "transfer": coreNodes, "form": coreNodes, "submit": coreNodes, "retry": coreNodes, "propose": coreNodes, "tokens": coreNodes,
+	"gpu/care": coreNodes, "gpu/log": coreNodes, "gpu/leave": coreNodes,
 	"enter": itsOwn, "work/register": itsOwn, "leave": itsOwn,
 	"work/claim": itsJobs, "work/started": itsJobs, "work/renew": itsJobs, "work/gpudone": itsJobs, "work/outputs": itsJobs, "work/finish": itsJobs,
-	"work/requeue": itsJobs, "work/hold": itsJobs, "work/secrets": itsJobs,
+	"work/requeue": itsJobs, "work/noroom": itsJobs, "work/hold": itsJobs, "work/secrets": itsJobs,
 	"blob": itsFiles, "hello": anyNodes, "view": anyNodes,
 }
 
@@ -438,6 +439,7 @@ func TestVerbsAreRefusedToStrangers(t *testing.T) {
 		a := s.start("a", "queue,gateway")
 		s.settled(1, 1)
 		serveSubmits(a.server, &roles{})
+		(&roles{}).serveFleet(a.server)
 		gpu := s.start("verda", "gpu")
 		s.until("it to join", 20*time.Second, func() bool { return gpu.lineage().Cluster != "" })
 		verbs := a.server.Verbs()
@@ -503,7 +505,7 @@ func TestWorkersCannotSpeakForEachOther(t *testing.T) {
 		for v := range lead.server.Verbs() {
 			for _, l := range []jobs.Lease{held, taken} {
 				in := map[peer.Verb]any{
-					"work/claim": jobs.Claim{Worker: held.Worker}, "work/outputs": leased{l}, "work/requeue": leased{l}, "work/hold": leased{l},
+					"work/claim": jobs.Claim{Worker: held.Worker}, "work/outputs": leased{l}, "work/requeue": leased{l}, "work/noroom": leased{l}, "work/hold": leased{l},
 					"work/finish": jobs.Finish{Lease: l, State: jobs.Failed, History: history}, "work/register": models.Worker{ID: held.Worker, Node: one.self.ID},
 					"enter": state.Node{Member: cluster.Member{ID: one.self.ID, Name: one.name}}, "tokens": l.Job, "leave": struct{}{},
 				}[v]

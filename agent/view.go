@@ -14,6 +14,8 @@ import (
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/cluster/policy"
+	"github.com/ahelme/comfyume/roles/gpu"
+	"github.com/ahelme/comfyume/roles/gpu/comfyui"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -204,16 +206,23 @@ func (v *view) copies(s consensus.Status, lists ...[]ui.Job) {
 
 // answers reports whether a worker can take jobs, now or next.
 func answers(w ui.Worker) bool {
-	return w.State != workerGone && w.State != workerSilent && w.State != workerWaits && w.State != workerProbes
+	switch w.State {
+	case workerGone, workerSilent, workerNone:
+		return false
+	}
+	switch comfyui.Phase(w.State) {
+	case comfyui.Booting, comfyui.Importing, comfyui.Again, comfyui.Looping, comfyui.Stopping, comfyui.Stopped:
+		return false
+	}
+	return gpu.Phase(w.State).Takes()
 }
 
-// States of workers beside the gpu role's own phases, and those of the phases
-// in which a worker cannot take jobs.
+// States of workers beside the gpu role's own phases and those of a ComfyUI that
+// was started here.
 const (
-	workerGone   = "not here" // only the catalogue knows it
-	workerSilent = "silent"   // its node has not reported for a while
-	workerWaits  = "waiting for ComfyUI"
-	workerProbes = "probing"
+	workerGone   = "not here"    // only the catalogue knows it
+	workerSilent = "silent"      // its node has not reported for a while
+	workerNone   = "unavailable" // its node has no GPU, or cannot start ComfyUI
 )
 
 // workers joins what the nodes report of their workers with the catalogue.

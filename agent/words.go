@@ -38,7 +38,22 @@ const (
 	ResumeQueue = ui.ResumeQueue
 	DrainNode   = ui.DrainNode
 	UndrainNode = ui.UndrainNode
+
+	RestartWorker = ui.RestartWorker
+	StopWorker    = ui.StopWorker
+	StartWorker   = ui.StartWorker
+	FreeWorker    = ui.FreeWorker
+	ReleaseWorker = ui.ReleaseWorker
 )
+
+// Verb is what an Action asks for.
+type Verb = ui.Verb
+
+// WorkerID names a worker.
+type WorkerID = cluster.WorkerID
+
+// Printed is the answer of GET /api/worker/log.
+type Printed = ui.Printed
 
 // Error is every refusal, with its Code.
 type Error = cluster.Error

@@ -95,6 +95,9 @@ func (r Ref) Valid() bool {
 // Short is the beginning of r, for logs.
 func (r Ref) Short() string { return string(r[:min(12, len(r))]) }
 
+// HasRole reports whether the node plays a role.
+func (m Member) HasRole(r Role) bool { return slices.Contains(m.Roles, r) }
+
 func (m Member) String() string { return fmt.Sprintf("%s (%s)", m.Name, m.ID) }
 
 // Clip cuts s to n bytes at a letter's beginning.

@@ -41,7 +41,7 @@ func Handler(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/status", h.status)
 	mux.HandleFunc("GET /api/events", h.feed.serve)
-	for path, f := range map[string]http.HandlerFunc{"/api/do": h.do, "/api/link": h.pass(PassLink), "/api/token": h.pass(PassToken)} {
+	for path, f := range map[string]http.HandlerFunc{"/api/do": h.do, "/api/link": h.pass(PassLink), "/api/token": h.pass(PassToken), "/api/log": h.log} {
 		mux.Handle("POST "+path, http.NewCrossOriginProtection().Handler(f))
 	}
 	mux.HandleFunc("GET /", h.file)
@@ -131,6 +131,21 @@ func (h *page) do(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, struct{}{})
+}
+
+// log answers what a worker's ComfyUI printed last.
+func (h *page) log(w http.ResponseWriter, r *http.Request) {
+	a, _, err := asked(w, r)
+	var p Printed
+	if err == nil {
+		p, err = h.src.Printed(r.Context(), a.Worker, a.Lines)
+	}
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	p.Lines = list(p.Lines)
+	answer(w, http.StatusOK, p)
 }
 
 // pass makes a pass of a kind for the user of an Action.

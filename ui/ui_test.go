@@ -58,6 +58,10 @@ func (w *workshop) Do(_ context.Context, actor string, a ui.Action) error {
 	return nil
 }
 
+func (w *workshop) Printed(_ context.Context, id cluster.WorkerID, lines int) (ui.Printed, error) {
+	return ui.Printed{Worker: id, Lines: []ui.Line{{At: int64(lines), Text: "<b>printed</b>"}}}, nil
+}
+
 func (w *workshop) Pass(_ context.Context, actor string, u cluster.User, kind ui.PassKind) (ui.Pass, error) {
 	if err := w.Do(context.Background(), actor, ui.Action{Verb: ui.Verb(kind), User: u}); err != nil {
 		return ui.Pass{}, err

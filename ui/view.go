@@ -15,6 +15,20 @@ type Source interface {
 	View() View
 	Do(ctx context.Context, actor string, a Action) error
 	Pass(ctx context.Context, actor string, u cluster.User, kind PassKind) (Pass, error)
+	// Printed is what a worker's ComfyUI printed last, at most so many lines.
+	Printed(ctx context.Context, w cluster.WorkerID, lines int) (Printed, error)
+}
+
+// Printed is the end of a ComfyUI's log.
+type Printed struct {
+	Worker cluster.WorkerID `cbor:"1,keyasint" json:"worker"`
+	Lines  []Line           `cbor:"2,keyasint" json:"lines"`
+}
+
+// Line is one line that was printed.
+type Line struct {
+	At   int64  `cbor:"1,keyasint" json:"at"` // milliseconds since 1970, by that node's clock
+	Text string `cbor:"2,keyasint" json:"text"`
 }
 
 // PassKind is what lets somebody in without a password.
@@ -154,6 +168,11 @@ type Worker struct {
 	Percent  int              `json:"percent"` // of Job, -1 = unknown
 	At       string           `json:"at"`      // node of the graph of Job that runs
 	Detail   string           `json:"detail"`  // last error, or what it waits for
+	Ours     bool             `json:"ours"`    // its agent started it: it can be restarted and its log read
+	Starts   int              `json:"starts,omitempty"`
+	Load     int              `json:"load"`               // of the GPU, per cent, -1 = unknown
+	Heat     int              `json:"heat"`               // degrees Celsius, -1 = unknown
+	Frontend string           `json:"frontend,omitempty"` // version that this ComfyUI is made for
 }
 
 // Job is one row of Queue or Recent.
@@ -230,23 +249,32 @@ const (
 	DrainNode     Verb = "drain" // no new jobs; running ones go on
 	UndrainNode   Verb = "undrain"
 	ForgetNode    Verb = "forget"
+	RestartWorker Verb = "restart-worker" // end its ComfyUI and start it again
+	StopWorker    Verb = "stop-worker"    // end it until it is started
+	StartWorker   Verb = "start-worker"
+	FreeWorker    Verb = "free-worker"    // let it give the GPU's memory back
+	ReleaseWorker Verb = "release-worker" // out of quarantine
 )
 
 // Verbs lists every verb.
 func Verbs() []Verb {
-	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, DrainNode, UndrainNode, ForgetNode}
+	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, DrainNode, UndrainNode, ForgetNode,
+		RestartWorker, StopWorker, StartWorker, FreeWorker, ReleaseWorker}
 }
 
 // Action is what a button sends. Which fields count depends on the verb.
 type Action struct {
-	Verb   Verb         `json:"verb"`
-	User   cluster.User `json:"user,omitempty"`
-	Prompt string       `json:"prompt_id,omitempty"`
-	Jobs   []jobs.ID    `json:"jobs,omitempty"`
-	Scope  string       `json:"scope,omitempty"`
-	Mode   string       `json:"mode,omitempty"`
-	Node   string       `json:"node,omitempty"` // name or id
-	Why    string       `json:"why,omitempty"`
+	Verb   Verb             `json:"verb"`
+	User   cluster.User     `json:"user,omitempty"`
+	Prompt string           `json:"prompt_id,omitempty"`
+	Jobs   []jobs.ID        `json:"jobs,omitempty"`
+	Scope  string           `json:"scope,omitempty"`
+	Mode   string           `json:"mode,omitempty"`
+	Node   string           `json:"node,omitempty"` // name or id
+	Why    string           `json:"why,omitempty"`
+	Worker cluster.WorkerID `json:"worker,omitempty"`
+	Within int64            `json:"within,omitempty"` // of a drain: after so many milliseconds what still runs goes elsewhere; 0 = never
+	Lines  int              `json:"lines,omitempty"`  // of a log; 0 = all that is kept
 }
 
 // filled is v with empty lists in place of missing ones: the page walks them all.

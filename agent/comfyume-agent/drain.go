@@ -17,6 +17,7 @@ type nodeDrain struct {
 	Name     string        `arg:"" help:"Name or id of the node, or the beginning of one."`
 	Undo     bool          `help:"Let it have jobs again."`
 	Deadline time.Duration `placeholder:"10m" help:"Stop waiting after so long and exit 1. The drain stays on."`
+	HandBack bool          `name:"hand-back" help:"At the deadline jobs that still run there go back to their place in the queue and start again elsewhere. The machine sees to it itself, also when this command is ended."`
 }
 
 // drainEvery is how often a waiting drain looks, and drainSays how often it
@@ -25,6 +26,9 @@ const (
 	drainEvery = 500 * time.Millisecond
 	drainSays  = 30 * time.Second
 )
+
+// handBackWithin is how long giving jobs back may take.
+const handBackWithin = 10 * time.Second
 
 // drained is what node drain answers with --json.
 type drained struct {
@@ -60,7 +64,12 @@ func (d *nodeDrain) Run(ctx context.Context, t *terminal, g *grammar) error {
 		}
 		return told(t, g, drained{Node: n.Name, Running: []string{}, Waiting: v.Counts.Waiting}, text, n.Name)
 	}
-	if err := c.act(ctx, agent.Action{Verb: agent.DrainNode, Node: string(n.ID)}); err != nil {
+	act := agent.Action{Verb: agent.DrainNode, Node: string(n.ID)}
+	if d.HandBack {
+		act.Within = max(d.Deadline.Milliseconds(), 1)
+		d.Deadline += handBackWithin
+	}
+	if err := c.act(ctx, act); err != nil {
 		return err
 	}
 	return d.wait(ctx, c, t, g, n)

@@ -27,6 +27,7 @@ type grammar struct {
 	Queue   queueCommands  `cmd:"" help:"The queue."`
 	Job     jobCommands    `cmd:"" help:"One job."`
 	Node    nodeCommands   `cmd:"" help:"The machines."`
+	Worker  workerCommands `cmd:"" help:"The ComfyUIs on the machines."`
 	Raft    raftCommands   `cmd:"" help:"The replicated log that holds the workshop's table."`
 	User    userCommands   `cmd:"" help:"Who may sign in."`
 	Config  configCommands `cmd:"" help:"The settings."`

@@ -122,7 +122,7 @@ func screen(out io.Writer, v agent.View) error {
 
 // workerTable writes one line per ComfyUI process.
 func workerTable(w *tabwriter.Writer, all []agent.Worker) {
-	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tJOB")
+	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tLOAD\tHEAT\tJOB")
 	for _, k := range all {
 		job, vram := "-", "-"
 		if k.Job != nil {
@@ -134,6 +134,10 @@ func workerTable(w *tabwriter.Writer, all []agent.Worker) {
 		if k.VRAM > 0 {
 			vram = humanize.Bytes(uint64(k.VRAM))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, job)
+		load, heat := "-", "-"
+		if k.Load >= 0 && k.Heat >= 0 && k.Load+k.Heat > 0 {
+			load, heat = fmt.Sprintf("%d %%", k.Load), fmt.Sprintf("%d C", k.Heat)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, load, heat, job)
 	}
 }

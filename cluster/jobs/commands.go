@@ -92,6 +92,8 @@ type Requeue struct {
 	Lease  Lease  `cbor:"1,keyasint"`
 	Strike bool   `cbor:"2,keyasint"`
 	Reason string `cbor:"3,keyasint"`
+	// NoRoom says that the GPU's memory was too small for it.
+	NoRoom *Memory `cbor:"4,keyasint,omitempty"`
 }
 
 // MaxStrikes fails a job.

@@ -40,6 +40,9 @@ func (j *Job) digest(d *cluster.Digest) {
 		d.Text(w)
 	}
 	d.Int(j.NotBefore).Int(int64(j.Finished)) //nolint:gosec // only compared
+	for _, m := range j.NoRoom {
+		d.Text(m.Device).Int(m.VRAM)
+	}
 	for _, a := range j.Past {
 		d.Int(int64(a.Epoch)).Text(string(a.Worker)).Int(a.Started) //nolint:gosec // only compared
 	}

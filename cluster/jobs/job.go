@@ -137,6 +137,13 @@ type Job struct {
 	NotBefore int64     `cbor:"33,keyasint,omitempty" json:"not_before,omitempty"` // no worker should get it earlier: the delay after a strike
 	Past      []Attempt `cbor:"34,keyasint,omitempty" json:"-"`                    // attempts before the newest, oldest first, at most maxPast
 	Finished  uint64    `cbor:"35,keyasint,omitempty" json:"-"`                    // epoch of the attempt, Worker's, whose Finish ended the job; 0 = ended otherwise
+	NoRoom    []Memory  `cbor:"40,keyasint,omitempty" json:"-"`                    // GPUs that it ran out of memory on: it never goes to one of that kind again
+}
+
+// Memory is a kind of GPU and how much memory a worker has of it.
+type Memory struct {
+	Device string `cbor:"1,keyasint" json:"device"`
+	VRAM   int64  `cbor:"2,keyasint" json:"vram"` // bytes; 0 = not known
 }
 
 // Attempt is one that was given up: its worker may still bring a result.

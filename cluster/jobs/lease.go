@@ -7,10 +7,17 @@ type Claim struct {
 	Worker  cluster.WorkerID `cbor:"1,keyasint" json:"worker"`
 	Node    cluster.NodeID   `cbor:"2,keyasint" json:"node"`
 	Classes map[string]bool  `cbor:"3,keyasint" json:"classes"` // node classes it can run; nil = unknown, takes anything
+	Memory  Memory           `cbor:"20,keyasint,omitempty" json:"memory"`
 }
 
-// Can reports whether the claiming worker has every class the job needs.
+// Can reports whether the claiming worker has every class the job needs, and a
+// GPU on which it has not run out of memory yet.
 func (c Claim) Can(j *Job) bool {
+	for _, m := range j.NoRoom {
+		if !c.Memory.Roomier(m) {
+			return false
+		}
+	}
 	if c.Classes == nil {
 		return true
 	}
@@ -20,6 +27,12 @@ func (c Claim) Can(j *Job) bool {
 		}
 	}
 	return true
+}
+
+// Roomier reports whether a job that ran out of memory on o may fit: it is
+// another kind of GPU, and has more of it as far as that is known.
+func (m Memory) Roomier(o Memory) bool {
+	return m.Device != o.Device && (m.VRAM > o.VRAM || m.VRAM == 0 || o.VRAM == 0)
 }
 
 // Lease is the right to report on one attempt of a job.

@@ -172,6 +172,9 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 	reason := cluster.Clip(c.Reason, maxFailure)
 	note := func(j *Job) {
 		j.Reason = reason
+		if m := c.NoRoom; m != nil && !slices.ContainsFunc(j.NoRoom, func(o Memory) bool { return o.Device == m.Device && o.VRAM >= m.VRAM }) {
+			j.NoRoom = append(slices.Clone(j.NoRoom), Memory{cluster.Clip(m.Device, maxDevice), m.VRAM})
+		}
 		if !c.Strike {
 			return
 		}
@@ -210,6 +213,9 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 		return nil
 	}, []ID{j.ID}, nil
 }
+
+// maxDevice bounds the name of a GPU.
+const maxDevice = 100
 
 // notRetried is why a job that costs money elsewhere was not begun again.
 func notRetried(reason string) *Failure {

@@ -42,6 +42,10 @@ func (d *desk) Requeue(_ context.Context, l jobs.Lease, _ bool, _ string) error 
 	d.note(l.Worker)
 	return nil
 }
+func (d *desk) OutOfMemory(_ context.Context, l jobs.Lease, _ jobs.Memory) (bool, error) {
+	d.note(l.Worker)
+	return false, nil
+}
 func (d *desk) Hold(_ context.Context, l jobs.Lease, _ string) error { d.note(l.Worker); return nil }
 
 // nobodysTable has no job.

@@ -22,6 +22,7 @@ type Steward interface {
 	Outputs(ctx context.Context, l jobs.Lease, out []files.NewOutput) (places []files.Place, index uint64, err error)
 	Finish(ctx context.Context, f jobs.Finish) error
 	Requeue(ctx context.Context, l jobs.Lease, strike bool, reason string) error
+	OutOfMemory(ctx context.Context, l jobs.Lease, m jobs.Memory) (elsewhere bool, err error)
 	Hold(ctx context.Context, l jobs.Lease, reason string) error
 }
 
@@ -34,6 +35,7 @@ const (
 	verbOutputs  Verb = "work/outputs"
 	verbFinish   Verb = "work/finish"
 	verbRequeue  Verb = "work/requeue"
+	verbNoRoom   Verb = "work/noroom"
 	verbHold     Verb = "work/hold"
 	verbSecrets  Verb = "work/secrets"
 	verbRegister Verb = "work/register"
@@ -59,6 +61,11 @@ type givenBack struct {
 	Lease  jobs.Lease `cbor:"1,keyasint"`
 	Strike bool       `cbor:"2,keyasint"`
 	Reason string     `cbor:"3,keyasint"`
+}
+
+type noRoom struct {
+	Lease  jobs.Lease  `cbor:"1,keyasint"`
+	Memory jobs.Memory `cbor:"2,keyasint"`
 }
 
 type tokens struct {
@@ -141,6 +148,16 @@ func (w Work) Finish(ctx context.Context, f jobs.Finish) error {
 // Requeue gives a job back.
 func (w Work) Requeue(ctx context.Context, l jobs.Lease, strike bool, reason string) error {
 	return w.at(ctx, verbRequeue, givenBack{l, strike, reason}, nil, func(ctx context.Context) error { return w.Local.Requeue(ctx, l, strike, reason) })
+}
+
+// OutOfMemory puts a job back that was too large for its GPU, or returns false
+// when no other has more.
+func (w Work) OutOfMemory(ctx context.Context, l jobs.Lease, m jobs.Memory) (elsewhere bool, err error) {
+	err = w.at(ctx, verbNoRoom, noRoom{l, m}, &elsewhere, func(ctx context.Context) error {
+		elsewhere, err = w.Local.OutOfMemory(ctx, l, m)
+		return err
+	})
+	return elsewhere, err
 }
 
 // Hold parks a job that cannot begin.
@@ -245,6 +262,12 @@ func ServeWork(s *Server, c WorkConfig) {
 			return nothing{}, err
 		}
 		return nothing{}, c.Steward.Requeue(ctx, in.Lease, in.Strike, in.Reason)
+	})
+	Handle(s, verbNoRoom, Workers, func(ctx context.Context, who Who, in noRoom) (bool, error) {
+		if err := own(who, in.Lease); err != nil {
+			return false, err
+		}
+		return c.Steward.OutOfMemory(ctx, in.Lease, in.Memory)
 	})
 	Handle(s, verbHold, Workers, func(ctx context.Context, who Who, in givenBack) (nothing, error) {
 		if err := own(who, in.Lease); err != nil {

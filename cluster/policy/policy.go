@@ -144,7 +144,7 @@ func (r *round) choose(j *jobs.Job) int {
 			again = i
 		}
 	}
-	if again < 0 && len(r.never) < maxNever {
+	if again < 0 && len(j.NoRoom) == 0 && len(r.never) < maxNever {
 		r.never = append(r.never, j.Classes)
 	}
 	if again >= 0 && slices.ContainsFunc(r.busy, func(c jobs.Claim) bool { return c.Can(j) && !tried(j, c) }) {

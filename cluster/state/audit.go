@@ -70,6 +70,8 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 		if c.Undo {
 			what = "ended the drain of " + m.nodeName(c.ID)
 		}
+	case *Acted:
+		what = c.What
 	case *LeaveNode:
 		what = "forgot " + m.nodeName(c.ID)
 	default:

@@ -30,7 +30,7 @@ const envelopeVersion = 1
 // Commands lists every command of this level, one value each.
 func Commands() []cluster.Command {
 	return append([]cluster.Command{
-		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{},
+		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{}, &Acted{},
 		&jobs.Submit{}, &jobs.Assign{}, &jobs.Started{}, &jobs.GpuDone{}, &jobs.Finish{}, &jobs.Requeue{},
 		&jobs.Cancel{}, &jobs.Forget{}, &jobs.Hold{}, &jobs.Release{},
 		&jobs.Front{}, &jobs.Adopt{},

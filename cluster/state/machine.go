@@ -224,9 +224,11 @@ func (m *Machine) plan(cmd cluster.Command, actor string, ch *cluster.Change) (m
 
 // planOwn asks the tables of this package.
 func (m *Machine) planOwn(cmd cluster.Command, actor string) (func() any, error) {
-	switch cmd.(type) {
+	switch c := cmd.(type) {
 	case *Noop:
 		return func() any { return nil }, nil
+	case *Acted:
+		return func() any { return nil }, c.check()
 	case *SetLevel, *Checkpoint:
 		return m.planLevel(cmd)
 	case *PutNode, *LeaveNode, *DrainNode:

@@ -32,7 +32,7 @@ func samples() []cluster.Command {
 	id := jobs.ID{User: "user001", Prompt: "p1"}
 	lease := jobs.Lease{Job: id, Worker: "n/0", Epoch: 1}
 	return []cluster.Command{
-		&state.Noop{},
+		&state.Noop{}, &state.Acted{What: "asked worker n/0 to restart"},
 		&state.PutNode{Node: state.Node{Member: cluster.Member{ID: "n1", Name: "mello", Roles: []cluster.Role{cluster.Queue}, Version: "0.3", Level: 1}, Incarnation: "abcd", Vote: "auto", Steady: true}},
 		&state.SetLevel{Level: 1},
 		&state.Checkpoint{Boundary: 1, Digest: 1},

@@ -39,6 +39,7 @@ type attempt struct {
 	accepted time.Time // ComfyUI has said so; zero before
 	begun    bool
 	over     bool   // ComfyUI has it no more
+	deaf     bool   // ComfyUI was asked to stop it and did not
 	index    uint64 // of the last commit that events rely on
 
 	class   string                   // of the node that runs
@@ -104,6 +105,8 @@ func (w *Worker) work(ctx context.Context, as jobs.Assignment) {
 	defer w.fallSilent()
 	jobCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	w.hold(cancel)
+	defer w.hold(nil)
 	var keeper sync.WaitGroup
 	keeper.Go(func() { a.keep(jobCtx, cancel) })
 	err := a.conclude(jobCtx, a.run(jobCtx))
@@ -116,7 +119,19 @@ func (w *Worker) work(ctx context.Context, as jobs.Assignment) {
 		log.Warn("attempt ended without a result", "err", err)
 		a.letGo(ctx, err)
 	}
-	a.vacate(ctx)
+	if why := w.restart; why != "" && w.cfg.Process != nil {
+		w.cfg.Process.Restart("ComfyUI is restarted: " + why) // what it knew of the job is read by now
+	} else {
+		a.vacate(ctx)
+	}
+	w.restart = ""
+}
+
+// hold notes how the work on the present job is ended from outside.
+func (w *Worker) hold(giveUp context.CancelCauseFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.giveUp = giveUp
 }
 
 // listen opens or closes the way for a job's events.
@@ -196,7 +211,10 @@ func (a *attempt) conclude(ctx context.Context, err error) error {
 // letGo ends an attempt without a result: ComfyUI is told to stop, and the job
 // is put back unless it is lost.
 func (a *attempt) letGo(ctx context.Context, why error) {
-	a.interrupt()
+	// A ComfyUI that hangs answers nothing for seconds: the job does not wait for it.
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	aside.Go(a.interrupt)
 	if errors.Is(why, errLost) {
 		return
 	}

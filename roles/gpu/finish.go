@@ -46,7 +46,13 @@ func (a *attempt) report(ctx context.Context) error {
 			return &givenUp{reason: "a stored result was not there when it was checked"}
 		}
 	}
-	return a.finish(ctx, a.ending(past), past)
+	end := a.ending(past)
+	if end.outOfMemory {
+		if moved, err := a.elsewhere(ctx); moved || err != nil {
+			return err
+		}
+	}
+	return a.finish(ctx, end, past)
 }
 
 // past reads the prompt's history. ComfyUI writes it before its last message,
@@ -121,6 +127,8 @@ type ending struct {
 	state   jobs.State
 	failure *jobs.Failure
 	last    comfy.Message
+	// outOfMemory says that it may end better on a larger GPU.
+	outOfMemory bool
 }
 
 // ending reads how it went: from history, and where that keeps no more than
@@ -172,9 +180,6 @@ func (a *attempt) failed(f jobs.Failure) ending {
 	})}
 }
 
-// advice is what to do when the GPU's memory was too small.
-const advice = "The GPU ran out of memory. Use a smaller picture or batch, or a smaller model, then queue again."
-
 // errored is the end of a job as ComfyUI tells it. The message is written anew,
 // since pages are strict about its fields.
 func (a *attempt) errored(m comfy.Message) ending {
@@ -185,8 +190,7 @@ func (a *attempt) errored(m comfy.Message) ending {
 	}
 	f := &jobs.Failure{Type: e.ExceptionType, Message: strings.TrimSpace(e.ExceptionMessage), NodeID: e.NodeID, NodeType: e.NodeType}
 	if e.OutOfMemory() {
-		f.Message = advice
-		e.ExceptionMessage = strings.TrimRight(e.ExceptionMessage, "\n") + "\n" + advice + "\n"
+		return a.tooLarge(e)
 	}
 	return ending{state: jobs.Failed, failure: f, last: comfy.ExecutionError(e)}
 }

@@ -37,6 +37,7 @@ func (a *attempt) follow(ctx context.Context, body json.RawMessage) error {
 	defer cancel()
 	v := &vigil{attempt: a, body: body, posted: make(chan error, 1), quiet: time.NewTimer(a.w.cfg.Patience.Silence)}
 	defer v.quiet.Stop()
+	a.spoke = time.Now()
 	v.spawn = func(f func()) { wg.Go(f) }
 	v.post(aside)
 	for !a.over {
@@ -73,6 +74,7 @@ func (v *vigil) step(ctx, aside context.Context) error {
 		v.interrupt()
 		v.quiet.Reset(0) // a prompt that only waited at ComfyUI ends without a word
 	case <-v.grace:
+		v.deaf = true
 		return fmt.Errorf("%w; ComfyUI has not stopped it yet", errStopped)
 	case <-v.quiet.C:
 		if rest := v.patience() - time.Since(v.spoke); rest > 0 && v.grace == nil {
@@ -226,6 +228,10 @@ func (v *vigil) look(ctx context.Context) error {
 	}
 	if where != nowhere {
 		v.absent = 0
+		if where == runs && v.stuck() {
+			v.deaf = true
+			return &givenUp{strike: true, reason: fmt.Sprintf("it showed no progress for %s on %s", time.Since(v.spoke).Round(time.Second), v.w.cfg.ID)}
+		}
 		return v.found(ctx, where)
 	}
 	v.absent++
@@ -240,6 +246,17 @@ func (v *vigil) look(ctx context.Context) error {
 		return &givenUp{strike: true, reason: "ComfyUI has lost this job"}
 	}
 	return nil
+}
+
+// stuck reports whether a job that runs has been without progress for too long.
+// A model that is read from a slow disk, or a node that never reports, is given
+// more time as long as something is seen to work.
+func (v *vigil) stuck() bool {
+	silent := time.Since(v.spoke)
+	if v.grace != nil || silent < v.w.cfg.Patience.Stuck {
+		return false
+	}
+	return silent > 4*v.w.cfg.Patience.Stuck || v.w.cfg.Working == nil || !v.w.cfg.Working()
 }
 
 // found goes on with what ComfyUI has.
@@ -270,6 +287,14 @@ func (v *vigil) reconnect(ctx context.Context) error {
 	defer cancel()
 	pause := v.w.backoff()
 	for {
+		if v.w.replaced() {
+			// Whatever answers next knows nothing of this job.
+			v.over = true
+			if v.stopping() {
+				return errStopped
+			}
+			return &givenUp{strike: true, reason: stoppedHere}
+		}
 		err := v.w.dial(limit)
 		if err == nil {
 			var where whereabouts

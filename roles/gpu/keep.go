@@ -89,12 +89,18 @@ func (a *attempt) interrupt() {
 // interruption, and the next job would only wait behind it.
 func (a *attempt) vacate(ctx context.Context) {
 	pause := a.w.backoff()
+	began := time.Now()
 	for a.sent && !a.over && ctx.Err() == nil && a.w.link != nil && !a.w.link.dead() {
 		where, err := a.locate(ctx)
 		if err == nil && where != waits && where != runs {
 			break
 		}
 		if err == nil {
+			if p := a.w.cfg.Process; p != nil && (a.deaf || time.Since(began) > a.w.cfg.Patience.Stop) {
+				// The next step of the ladder: SIGTERM, then SIGKILL.
+				p.Restart("ComfyUI is restarted: it did not stop a job of " + string(a.row.ID.User))
+				break
+			}
 			a.w.note(func(s *Status) {
 				s.Phase, s.Problem = Waiting, "ComfyUI still runs a job that was stopped. If this lasts, restart ComfyUI."
 			})

@@ -38,10 +38,19 @@ func (w *Worker) dial(ctx context.Context) error {
 	l := &link{socket: socket, lost: make(chan struct{}), uploaded: map[string]string{}}
 	l.in.wake, l.in.open = make(chan struct{}, 1), w.listening
 	l.reader.Go(l.read)
+	if w.cfg.Process != nil {
+		w.run = w.cfg.Process.Generation()
+	}
 	w.link, w.probed = l, false
 	w.note(func(s *Status) { s.Connected = true })
 	w.log.Info("connected to ComfyUI", "url", w.client.URL())
 	return nil
+}
+
+// replaced reports whether the process that was connected last is known to have
+// ended.
+func (w *Worker) replaced() bool {
+	return w.cfg.Process != nil && w.run != 0 && w.cfg.Process.Generation() != w.run
 }
 
 // hangUp ends the connection, if there is one.
@@ -126,7 +135,7 @@ func (w *Worker) systemStats(ctx context.Context) (comfy.SystemStats, error) {
 		return stats, fmt.Errorf("ask how ComfyUI is: %w", err)
 	}
 	w.note(func(s *Status) {
-		s.Version = stats.System.ComfyUIVersion
+		s.Version, s.Frontend = stats.System.ComfyUIVersion, stats.System.RequiredFrontendVersion
 		if len(stats.Devices) > 0 {
 			d := stats.Devices[0]
 			s.Device, s.VRAMTotal, s.VRAMFree = d.Name, d.VRAMTotal, d.VRAMFree

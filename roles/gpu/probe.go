@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster/jobs"
@@ -29,6 +31,7 @@ func (w *Worker) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.checkVersion(stats)
 	caps, info, err := w.capabilities(ctx, stats)
 	if err != nil {
 		return err
@@ -42,6 +45,17 @@ func (w *Worker) probe(ctx context.Context) error {
 	}
 	w.classes, w.windows, w.probed = classes, backslashed(info), true
 	return nil
+}
+
+// checkVersion keeps a worker of another version than it shall be from jobs:
+// templates are saved for one version, and run otherwise, or not, on another.
+func (w *Worker) checkVersion(stats comfy.SystemStats) {
+	got, want := stats.System.ComfyUIVersion, strings.TrimPrefix(w.cfg.Version, "v")
+	if want == "" || strings.TrimPrefix(got, "v") == want {
+		w.Return(WrongVersion)
+		return
+	}
+	w.StandAside(WrongVersion, fmt.Sprintf("ComfyUI here is of version %s and shall be %s (--comfyui-version): install that one.", cmp.Or(got, "unknown"), want))
 }
 
 // register stores the capabilities and enters them. Free memory moves with

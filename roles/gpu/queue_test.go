@@ -25,6 +25,7 @@ type queue struct {
 	events  []jobs.Event
 	workers []models.Worker
 	refuse  func(verb string) error
+	larger  bool // a GPU with more memory is there
 }
 
 func newQueue() *queue {
@@ -189,6 +190,17 @@ func (q *queue) Finish(_ context.Context, f jobs.Finish) error {
 func (q *queue) Requeue(_ context.Context, l jobs.Lease, strike bool, reason string) error {
 	_, _, err := q.say(fmt.Sprintf("requeue strike=%v %s", strike, reason), &jobs.Requeue{Lease: l, Strike: strike, Reason: reason})
 	return err
+}
+
+func (q *queue) OutOfMemory(_ context.Context, l jobs.Lease, m jobs.Memory) (bool, error) {
+	q.mu.Lock()
+	larger := q.larger
+	q.mu.Unlock()
+	if !larger {
+		return false, nil
+	}
+	_, _, err := q.say("out of memory", &jobs.Requeue{Lease: l, Strike: true, Reason: "too large", NoRoom: &m})
+	return err == nil, err
 }
 
 func (q *queue) Hold(_ context.Context, l jobs.Lease, reason string) error {

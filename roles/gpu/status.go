@@ -24,7 +24,11 @@ const (
 	Staging Phase = "staging"
 	Running Phase = "running"
 	Storing Phase = "storing"
+	Aside   Phase = "takes no jobs" // Problem says why
 )
+
+// Takes reports whether a worker in this phase gets jobs, now or next.
+func (p Phase) Takes() bool { return p != Waiting && p != Probing && p != Aside }
 
 // Status is a worker at a moment, for pages.
 type Status struct {
@@ -32,6 +36,7 @@ type Status struct {
 	Since     time.Time `json:"since"` // of the phase
 	Problem   string    `json:"problem,omitempty"`
 	Version   string    `json:"comfyui_version"`
+	Frontend  string    `json:"frontend_version"` // that this ComfyUI is made for
 	Device    string    `json:"device"`
 	VRAMTotal int64     `json:"vram_total"` // bytes
 	VRAMFree  int64     `json:"vram_free"`  // bytes, when last asked

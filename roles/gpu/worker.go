@@ -2,8 +2,8 @@
 // them, and brings every result home before it says that there is one. It
 // promises that a job it has claimed is reported, put back or given up on word
 // of the queue, whatever ComfyUI or the network does, and that a participant
-// sees their own names and ids only. It refuses to choose jobs, to keep files
-// and to start or stop ComfyUI.
+// sees their own names and ids only. It refuses to choose jobs and to keep files;
+// starting and ending ComfyUI is package comfyui's.
 //
 //	Queue.Claim -> stage.go -> POST /prompt -> follow.go --Publish--> pages
 //	                 |                           |    |
@@ -46,7 +46,18 @@ type Queue interface {
 	Outputs(ctx context.Context, l jobs.Lease, out []files.NewOutput) (places []files.Place, index uint64, err error)
 	Finish(ctx context.Context, f jobs.Finish) error
 	Requeue(ctx context.Context, l jobs.Lease, strike bool, reason string) error
+	// OutOfMemory gives a job back that was too large for the GPU. False: no other
+	// GPU has more, the job is still this worker's and shall fail.
+	OutOfMemory(ctx context.Context, l jobs.Lease, m jobs.Memory) (elsewhere bool, err error)
 	Hold(ctx context.Context, l jobs.Lease, reason string) error
+}
+
+// Process is the ComfyUI behind a worker, where this machine started it.
+type Process interface {
+	// Generation numbers the run that is on, 0 when it does not run.
+	Generation() int
+	// Restart ends it, politely at first, and starts it again. It does not wait.
+	Restart(why string)
 }
 
 // Depot is where bytes are kept that must outlive this machine.
@@ -95,6 +106,16 @@ type Config struct {
 	// Await waits until the verdict on a lease is another than Go. It makes
 	// cancels quick; nil means that they are heard of with the next renewal.
 	Await func(ctx context.Context, l jobs.Lease) (jobs.Verdict, error)
+	// Process is the ComfyUI at URL if it can be restarted from here; nil when it
+	// was started by others.
+	Process Process
+	// Working reports signs of work that ComfyUI itself does not tell: its
+	// processor time, the GPU's load. Nil = never.
+	Working func() bool
+	// Version is what ComfyUI must be of; "" takes any.
+	Version string
+	// Share is how many workers share the GPU's memory; 0 means one.
+	Share int
 	// Logger hears of jobs and troubles, never of prompts. Nil discards.
 	Logger *slog.Logger
 	// RenewEvery is how often a lease is renewed; 0 means 1 s: a cancel is heard
@@ -109,7 +130,8 @@ type Config struct {
 type Patience struct {
 	Lost    time.Duration // ComfyUI silent on all ways while it has a job: 20 s
 	Start   time.Duration // a prompt was accepted, not begun, and is not queued: 2 min
-	Stop    time.Duration // an interrupted job ends: 10 s
+	Stop    time.Duration // an interrupted job ends: 5 s
+	Stuck   time.Duration // a running job shows no progress: 10 min; four times as long while ComfyUI is seen working
 	Silence time.Duration // no event of a running job before ComfyUI is asked: 10 s
 	Refresh time.Duration // between two looks at the capabilities while idle: 5 min
 	Bye     time.Duration // for giving a job back when this node is stopped: 5 s
@@ -128,13 +150,18 @@ type Worker struct {
 	windows  map[string]string // names with slashes -> as this ComfyUI lists them
 	mirrored *mirrored         // what pages may ask of models and custom nodes
 	probed   bool              // what classes says is of this connection
+	run      int               // generation of the process at the other end, 0 = not ours
 	known    string            // digest of what was last registered
 	// listening says that a job takes events, on this connection and on the next.
 	listening bool
 
 	mu     sync.Mutex
 	status Status
+	giveUp context.CancelCauseFunc // ends the work on the job that is held; nil when none is
 
+	aside    aside
+	ooms     []time.Time // when jobs ran out of memory; Run's goroutine only
+	restart  string      // why ComfyUI is restarted after the present job; Run's goroutine only
 	standing standing
 }
 
@@ -182,7 +209,8 @@ func (p *Patience) fill() {
 	}{
 		{&p.Lost, 20 * time.Second},
 		{&p.Start, 2 * time.Minute},
-		{&p.Stop, 10 * time.Second},
+		{&p.Stop, 5 * time.Second},
+		{&p.Stuck, 10 * time.Minute},
 		{&p.Silence, 10 * time.Second},
 		{&p.Refresh, 5 * time.Minute},
 		{&p.Bye, 5 * time.Second},
@@ -207,13 +235,18 @@ func (w *Worker) Run(ctx context.Context) error {
 			pause.wait(ctx)
 			continue
 		}
+		if why, changed := w.aside.reason(); why != "" {
+			w.note(func(s *Status) { s.Phase, s.Problem = Aside, why })
+			w.wait(ctx, changed)
+			continue
+		}
 		asked := time.Now()
 		a, err := w.claim(ctx)
 		if err == nil || time.Since(asked) > longestPause {
 			pause.reset() // the queue is there
 		}
 		switch {
-		case ctx.Err() != nil && err != nil, errors.Is(err, errAgain):
+		case ctx.Err() != nil && err != nil, errors.Is(err, errAgain), errors.Is(err, errAside):
 		case err == nil && a.Row.ID.Prompt != "":
 			w.work(ctx, a)
 		case err != nil:
@@ -246,13 +279,20 @@ func (w *Worker) ready(ctx context.Context) error {
 		}
 	}
 	w.note(func(s *Status) {
-		s.Phase, s.Problem, s.Job, s.NodeID, s.Value, s.Max = Idle, "", nil, "", 0, 0
+		s.Job, s.NodeID, s.Value, s.Max = nil, "", 0, 0
+		if why, _ := w.aside.reason(); why == "" {
+			s.Phase, s.Problem = Idle, ""
+		}
 	})
 	return nil
 }
 
 // claim waits for a job while the connection stands.
 func (w *Worker) claim(ctx context.Context) (jobs.Assignment, error) {
+	why, changed := w.aside.reason()
+	if why != "" {
+		return jobs.Assignment{}, errAside
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, w.cfg.Patience.Refresh, errAgain)
 	defer cancel()
 	ctx, lost := context.WithCancelCause(ctx)
@@ -262,17 +302,22 @@ func (w *Worker) claim(ctx context.Context) (jobs.Assignment, error) {
 		select {
 		case <-w.link.lost:
 			lost(errAgain)
+		case <-changed:
+			lost(errAside)
 		case <-stop:
 		}
 	})
-	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes})
+	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes, Memory: w.memory()})
 	close(stop)
 	watch.Wait()
 	defer lost(nil)
 	if err == nil {
 		return a, nil
 	}
-	if errors.Is(context.Cause(ctx), errAgain) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errAside):
+		return jobs.Assignment{}, errAside
+	case errors.Is(cause, errAgain):
 		w.probed = false
 		return jobs.Assignment{}, errAgain
 	}

@@ -60,6 +60,20 @@ func (s *Steward) Requeue(ctx context.Context, l jobs.Lease, strike bool, reason
 	return nil
 }
 
+// OutOfMemory puts a job back that was too large for its GPU, if a worker is
+// there whose GPU has more; else it returns false and leaves the job where it
+// is, to be failed. It counts against the job.
+func (s *Steward) OutOfMemory(ctx context.Context, l jobs.Lease, m jobs.Memory) (elsewhere bool, err error) {
+	if !s.roomier(l.Job, m) {
+		return false, nil
+	}
+	r := &jobs.Requeue{Lease: l, Strike: true, Reason: "it was too large for the memory of " + m.Device + "; it goes to a GPU with more", NoRoom: &m}
+	if _, err := s.report(ctx, l, r); err != nil {
+		return false, fmt.Errorf("give job back: %w", err)
+	}
+	return true, nil
+}
+
 // Hold parks a job that cannot begin.
 func (s *Steward) Hold(ctx context.Context, l jobs.Lease, reason string) error {
 	if _, err := s.report(ctx, l, &jobs.Hold{Lease: l, Reason: reason}); err != nil {

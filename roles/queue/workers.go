@@ -47,6 +47,31 @@ func (s *Steward) waits(id cluster.WorkerID) bool {
 	return slices.ContainsFunc(s.claims, func(c *claim) bool { return c.Worker == id })
 }
 
+// roomier reports whether a worker is there that could run a job which ran out
+// of memory on m. One that is drained or paused does not count: nobody knows for
+// how long.
+func (s *Steward) roomier(id jobs.ID, m jobs.Memory) bool {
+	rules := s.rules()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var j jobs.Job
+	var found bool
+	var active []jobs.Job
+	s.jobs.Jobs(func(t *jobs.Table) { j, found = t.Job(id); active = t.Active() })
+	if !found || j.Strikes+1 >= jobs.MaxStrikes {
+		return false
+	}
+	j.NoRoom = append(slices.Clone(j.NoRoom), m)
+	now := time.Now()
+	for id, w := range s.workers {
+		there := s.waits(id) || holding(active, id) != nil || now.Sub(w.seen) < between
+		if w.claimed && there && w.claim.Can(&j) && !rules.Draining[w.claim.Node] && !rules.Paused.Workers[id] {
+			return true
+		}
+	}
+	return false
+}
+
 // WorkerView is a worker as a page shows it.
 type WorkerView struct {
 	ID       cluster.WorkerID

@@ -3,7 +3,7 @@
 import { lock, pill, text } from "./dom.js";
 import { follow, post, setToken } from "./feed.js";
 import * as verbs from "./verbs.js";
-import { moment } from "./words.js";
+import { clock, moment } from "./words.js";
 import * as draw from "./views.js";
 
 const $ = (id) => document.getElementById(id);
@@ -84,6 +84,15 @@ async function send(ask, action) {
   if (why) return say(why, "fail");
   say(ask.done ?? "", "good");
   if (answer.kind) show(answer);
+  if (answer.lines) print(answer);
+}
+
+/** print has the end of a ComfyUI's log on the page until it is closed. */
+function print(log) {
+  text($("printed-title"), `What ComfyUI of worker ${log.worker} printed`);
+  $("printed-text").textContent = log.lines.map((l) => `${clock(l.at)} ${l.text}`).join("\n") || "Nothing yet.";
+  $("printed").showModal();
+  $("printed-text").scrollTop = $("printed-text").scrollHeight;
 }
 
 /** show has a pass on the page until it is closed. */
@@ -123,6 +132,7 @@ function act(ask, not = () => {}) {
 
 $("unsay").addEventListener("click", () => say("", "good"));
 $("ask-no").addEventListener("click", () => $("ask").close());
+$("printed-close").addEventListener("click", () => $("printed").close());
 $("pass-close").addEventListener("click", () => $("pass").close());
 $("pass").addEventListener("close", () => { $("pass-text").value = ""; });
 $("pass-copy").addEventListener("click", async () => {

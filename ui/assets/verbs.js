@@ -78,3 +78,22 @@ export const forget = (n) => ({
   action: { verb: "forget", node: n.id }, danger: true, title: `Forget ${n.name}?`,
   text: `${n.name} leaves the workshop for good${n.voter ? " and loses its vote" : ""}. What stands only on its disk is lost to the workshop. If it comes back it joins anew.`,
 });
+
+/** log shows what a worker's ComfyUI printed last. */
+export const log = (w) => ({ action: { worker: w.id, lines: 400 }, to: "api/log" });
+
+export const restart = (w) => ({
+  action: { verb: "restart-worker", worker: w.id }, danger: true, title: `Restart ComfyUI of ${w.id}?`, done: `ComfyUI of ${w.id} restarts.`,
+  text: w.job ? `It runs a job of ${w.job.user}, which goes back to its place in the queue and starts again.` : "It runs no job.",
+});
+
+export const stop = (w) => ({
+  action: { verb: "stop-worker", worker: w.id }, danger: true, title: `Stop ComfyUI of ${w.id}?`, done: `ComfyUI of ${w.id} is stopped.`,
+  text: "It takes no jobs until it is started again. A job that runs there goes back to its place in the queue.",
+});
+
+export const start = (w) => ({ action: { verb: "start-worker", worker: w.id }, done: `ComfyUI of ${w.id} starts.` });
+
+export const free = (w) => ({ action: { verb: "free-worker", worker: w.id }, done: `The GPU's memory of ${w.id} is free; the next job loads its models anew.` });
+
+export const release = (w) => ({ action: { verb: "release-worker", worker: w.id }, done: `${w.id} takes jobs again.` });

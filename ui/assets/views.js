@@ -49,10 +49,25 @@ const pauser = (scope, paused, act) => (paused ? button("Resume", verbs.scopeNam
 export function workers(view, act) {
   rows($("workers"), view.workers.map((w) => ({ ...w, paused: isPaused(view.head, `worker/${w.id}`) })), (w) => w.id, (w) =>
     el("li", {}, el("div", { class: "line" }, el("span", {}, el("b", {}, w.id), " ", pill(w.state, level(w.state)), w.paused ? [" ", pill("paused", "warn")] : "", " ", w.device), pauser(`worker/${w.id}`, w.paused, act)),
-      el("div", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`].filter(Boolean).join(", ")),
+      el("div", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`, w.load >= 0 && `load ${w.load} %`, w.heat >= 0 && `${w.heat} °C`].filter(Boolean).join(", ")),
       w.job ? el("div", {}, `${w.job.user} `, bar(w.percent), " ", el("span", { class: "quiet" }, w.job.prompt_id)) : "",
-      w.detail ? el("div", { class: "quiet" }, w.detail) : ""),
+      w.detail ? el("div", { class: "quiet" }, w.detail) : "",
+      tended(w, act)),
   "No worker has been seen. Editing and queueing work; jobs wait until a GPU joins.");
+}
+
+/** tended is what can be done with a worker's ComfyUI from here. */
+function tended(w, act) {
+  if (w.state === "not here" || w.state === "silent") return "";
+  const all = [];
+  if (w.state === "takes no jobs") all.push(button("Release", w.id, act, verbs.release(w)));
+  if (w.ours) {
+    all.push(button("Log", w.id, act, verbs.log(w)));
+    if (w.state === "stopped") all.push(button("Start", w.id, act, verbs.start(w)));
+    else all.push(button("Restart", w.id, act, verbs.restart(w)), button("Stop", w.id, act, verbs.stop(w)));
+  }
+  if (w.state === "idle" || w.state === "takes no jobs") all.push(button("Free memory", w.id, act, verbs.free(w)));
+  return el("div", { class: "acts" }, ...all);
 }
 
 /** seen is when a node was last heard of; one that reports all the while has no time of it. */

@@ -32,7 +32,7 @@ export function plural(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }
 
-const levels = { "waiting for ComfyUI": "fail", "waiting for the queue": "warn", "not here": "warn", probing: "warn", staging: "good", stopping: "warn", done: "good", running: "good", storing: "good", idle: "good", alive: "good", ready: "good", failed: "fail", lost: "fail", down: "fail", unreachable: "fail", dead: "fail", silent: "fail", slow: "warn", held: "warn", cancelling: "warn", cancelled: "warn", starting: "warn", connecting: "warn" };
+const levels = { booting: "warn", "importing nodes": "warn", "starting again": "warn", "crash loop": "fail", stopped: "warn", unavailable: "warn", "takes no jobs": "fail", "waiting for ComfyUI": "fail", "waiting for the queue": "warn", "not here": "warn", probing: "warn", staging: "good", stopping: "warn", done: "good", running: "good", storing: "good", idle: "good", alive: "good", ready: "good", failed: "fail", lost: "fail", down: "fail", unreachable: "fail", dead: "fail", silent: "fail", slow: "warn", held: "warn", cancelling: "warn", cancelled: "warn", starting: "warn", connecting: "warn" };
 
 /** level is the colour of a state's word. */
 export function level(state) {
