@@ -32,6 +32,9 @@ func (u *unit) join(ctx context.Context, w *world.World, r *result) error {
 		return err
 	}
 	formed := time.Since(begin)
+	if err := ready(ctx, w, 3, 90*time.Second); err != nil { // the doors open when the accounts are entered
+		return err
+	}
 	book := oracle.NewBook()
 	name, pass := user(1)
 	p := oracle.NewPerson(book, oracle.NewSession(book, name, pass, doors(w.Nodes()...)...), u.Seed)

@@ -103,7 +103,7 @@ func ready(ctx context.Context, w *world.World, votes int, within time.Duration)
 			s := oracle.NewSession(oracle.NewBook(), "user001", "secret-user001", doors(n)...)
 			a := s.Do(ctx, "GET", "/object_info/SaveImage", nil)
 			s.Close()
-			if gpus > 0 && (a.Code != 200 || len(a.Body) < 10) {
+			if a.Code == 0 || gpus > 0 && (a.Code != 200 || len(a.Body) < 10) {
 				return errors.New(a.String())
 			}
 		}

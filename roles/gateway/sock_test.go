@@ -104,6 +104,35 @@ func TestSlowLine(t *testing.T) {
 	})
 }
 
+// TestFarewellWaitsForTheLine: a page that is closed while something is being
+// written to it hears why, and nothing that waited; one that takes nothing is
+// closed all the same.
+func TestFarewellWaitsForTheLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far := alone(t)
+		s.enqueue(frame{op: opText, data: []byte("one")})
+		synctest.Wait() // it is being written
+		s.enqueue(frame{op: opText, data: []byte("two")})
+		s.bye(closePolicy, "sign in again")
+		got, err := io.ReadAll(far)
+		want := "\x81\x03one" + "\x88\x0f\x03\xf0sign in again"
+		if string(got) != want {
+			t.Errorf("the page hears %q (%v), want %q", got, err, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s, far := alone(t)
+		s.enqueue(frame{op: opText, data: []byte("one")})
+		synctest.Wait()
+		s.bye(closePolicy, "sign in again")
+		time.Sleep(byeWithin)
+		synctest.Wait()
+		if _, err := far.Read(make([]byte, 1)); err == nil {
+			t.Error("it is still open")
+		}
+	})
+}
+
 // TestCrowdedLine: of what a slow page may miss it gets the newest, in order with
 // all the rest.
 func TestCrowdedLine(t *testing.T) {

@@ -82,6 +82,8 @@ type sock struct {
 	writing bool  // somebody writes
 	gone    bool  // closed, or about to be
 	pinged  int64 // in Unix seconds
+
+	over sync.Once
 }
 
 // socket is GET /ws.
@@ -280,7 +282,11 @@ func (s *sock) drain() {
 		s.waiting -= size
 		if len(s.queue) == 0 && w.Buffered() == 0 {
 			s.queue, s.writing = nil, false
+			last := s.gone
 			s.mu.Unlock()
+			if last {
+				s.end()
+			}
 			return
 		}
 		var f frame
@@ -299,6 +305,7 @@ func (s *sock) drain() {
 		}
 		if err != nil {
 			s.drop()
+			s.end()
 			return
 		}
 		size = len(f.data)
@@ -357,24 +364,32 @@ func (s *sock) drop() {
 }
 
 func (s *sock) end() {
-	_ = s.conn.Close()
-	go s.h.leave(s) // whose lock the caller may hold
+	s.over.Do(func() {
+		_ = s.conn.Close()
+		go s.h.leave(s) // whose lock the caller may hold
+	})
 }
 
-// bye ends a socket with a word if its line is free.
+// bye ends a socket with a word. What waited is not sent any more; a message
+// that is being written is, and if that takes long there is no word.
 func (s *sock) bye(code uint16, reason string) {
+	f := frame{op: opClose, data: closing(code, reason)}
 	s.mu.Lock()
-	was, busy := s.gone, s.writing
-	s.gone, s.writing = true, true
-	s.mu.Unlock()
-	if was {
+	if s.gone {
+		s.mu.Unlock()
 		return
 	}
-	if !busy && s.conn.SetWriteDeadline(time.Now().Add(byeWithin)) == nil {
-		payload := closing(code, reason)
-		_, _ = s.conn.Write(append(appendHeader(nil, opClose, len(payload)), payload...)) // it is gone either way
+	for _, q := range s.queue {
+		s.waiting -= len(q.data)
 	}
-	s.end()
+	s.queue, s.waiting = []frame{f}, s.waiting+len(f.data)
+	idle := !s.writing
+	s.gone, s.writing = true, true
+	s.mu.Unlock()
+	time.AfterFunc(byeWithin, s.end)
+	if idle {
+		s.drain()
+	}
 }
 
 // backlog is how many bytes wait.
