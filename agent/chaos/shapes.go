@@ -235,8 +235,7 @@ func (u *unit) shapeQueues(ctx context.Context, w *world.World, r *result) error
 // brought back.
 func (u *unit) shapeFork(ctx context.Context, w *world.World, r *result) error {
 	if !w.CanCut() {
-		r.Notes = append(r.Notes, "left out: promoting while the old voter lives, which needs partitions: this machine has no namespaces")
-		return nil
+		return errors.New("promoting while the old voter lives needs partitions: nodes cannot be parted here")
 	}
 	s, err := u.stand(ctx, w, r, 1, world.Options{Name: "mello", Roles: "gateway,queue"}, world.Options{Name: "verda", Roles: "gpu"}, world.Options{Name: "mac", Roles: "gateway,queue", Args: []string{"--voter=never"}})
 	if err != nil {

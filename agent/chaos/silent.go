@@ -16,8 +16,7 @@ import (
 // people's changes must find the new leader.
 func (u *unit) silent(ctx context.Context, w *world.World, r *result) error {
 	if !w.CanCut() {
-		r.Notes = append(r.Notes, "left out: a silent leader, which needs partitions: this machine has no namespaces")
-		return nil
+		return errors.New("a silent leader needs partitions: nodes cannot be parted here")
 	}
 	if err := six(w, 0); err != nil {
 		return err
