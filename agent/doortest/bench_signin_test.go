@@ -142,24 +142,22 @@ func storm(t *testing.T, addr string, files []string, prefix func(n int) string,
 	return time.Since(begin), sum.Load()
 }
 
-// median of several storms, in milliseconds.
-func median(rounds int, one func() time.Duration) float64 {
-	var all []float64
-	for range rounds {
-		all = append(all, float64(one().Microseconds())/1000)
-	}
-	return at(all, 50)
+// peer is nginx on this machine: with gzip_static on a folder without sign-in and
+// with bcrypt at every request, and as a proxy of what it serves itself. All
+// addresses are "" where there is none.
+type peer struct {
+	open, asking, proxy string
+	pid                 int
 }
 
-// startNginx serves a folder as nginx does with gzip_static, without sign-in and
-// with bcrypt at every request, on two addresses.
-func startNginx(t *testing.T, root, htpasswd string) (open, asking string) {
+func startNginx(t *testing.T, root, htpasswd string) (p peer) {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
 	if err != nil {
-		t.Skip("no nginx on this machine: apt-get install nginx-light to compare with it")
+		fmt.Println("nginx found=no cure=apt-get_install_nginx-light_to_compare_with_it")
+		return peer{}
 	}
-	open, asking = doortest.FreeAddr(t), doortest.FreeAddr(t)
+	p = peer{open: doortest.FreeAddr(t), asking: doortest.FreeAddr(t), proxy: doortest.FreeAddr(t)}
 	dir := t.TempDir()
 	user := ""
 	if os.Geteuid() == 0 {
@@ -173,7 +171,9 @@ http {
   types { text/html html; text/javascript js; text/css css; application/json json; font/woff2 woff2; image/png png; }
   server { listen %[3]s; root %[5]s; }
   server { listen %[4]s; root %[5]s; auth_basic "x"; auth_basic_user_file %[6]s; }
-}`, user, dir, open, asking, root, htpasswd)
+  upstream self { server %[3]s; keepalive 64; }
+  server { listen %[7]s; location / { proxy_pass http://self; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+}`, user, dir, p.open, p.asking, root, htpasswd, p.proxy)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
@@ -182,15 +182,16 @@ http {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.pid = cmd.Process.Pid
 	t.Cleanup(func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Wait() })
 	doortest.Until(t, 10*time.Second, "nginx answers", func() bool {
-		c, err := net.Dial("tcp", open)
+		c, err := net.Dial("tcp", p.open)
 		if err == nil {
 			_ = c.Close()
 		}
 		return err == nil
 	})
-	return open, asking
+	return p
 }
 
 // pageFiles are what the stock frontend's page asks for on a first visit besides
@@ -261,7 +262,7 @@ func TestBenchPageStorm(t *testing.T) {
 	if err := os.WriteFile(users, []byte(htpasswd.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	open, asking := startNginx(t, mirror(t, a, files), users)
+	nginx := startNginx(t, mirror(t, a, files), users)
 	none := func(int) []string { return nil }
 	basic := func(n int) []string { return []string{basicOf(n)} }
 	own := func(n int) string { name, _ := classUser(n); return "/" + name }
@@ -288,32 +289,116 @@ func TestBenchPageStorm(t *testing.T) {
 		a.Ready(t, time.Minute)
 	}
 
-	var bytes [5]int64
-	storm(t, open, files, root, none) // the kernel has the files now
+	bytes := map[int64]string{}
+	before := spent(t)
+	one := func(what, addr string, prefix func(int) string, header func(int) []string) float64 {
+		took, n := storm(t, addr, files, prefix, header)
+		if bytes[n] = what; len(bytes) > 1 {
+			t.Errorf("not all have served the same bytes: %v", bytes)
+		}
+		return ms(took)
+	}
 	again()
-	cold, n1 := storm(t, addr, files, own, basic)
+	cold := one("cold password", addr, own, basic)
 	again()
-	restart, n2 := storm(t, addr, files, own, session)
+	restart := one("cold session", addr, own, session)
 	var warms, sessions, opens []float64
 	for range rounds { // turn by turn: the machine is not always equally busy
-		took, n := storm(t, open, files, root, none)
-		opens, bytes[0] = append(opens, ms(took)), n
-		took, n = storm(t, addr, files, own, basic)
-		warms, bytes[1] = append(warms, ms(took)), n
-		took, n = storm(t, addr, files, own, session)
-		sessions, bytes[2] = append(sessions, ms(took)), n
+		if nginx.open != "" {
+			opens = append(opens, one("nginx", nginx.open, root, none))
+		}
+		warms, sessions = append(warms, one("password", addr, own, basic)), append(sessions, one("session", addr, own, session))
 	}
-	asked, n4 := storm(t, asking, files, root, basic)
-	bytes[3], bytes[4] = n1, n2
-	for i, n := range append(bytes[:], n4) {
-		if n != bytes[0] {
-			t.Errorf("storm %d moved %d bytes, nginx %d: they did not serve the same", i, n, bytes[0])
+	warm, known, requests := at(warms, 50), at(sessions, 50), float64(classSize*len(files))
+	var mb float64
+	for n := range bytes {
+		mb = float64(n) / 1e6
+	}
+	fmt.Printf("storm users=%d requests=%d mb=%.0f cold_password_ms=%.0f cold_session_ms=%.0f warm_password_ms=%.0f warm_session_ms=%.0f rps=%.0f others_cores=%.2f\n",
+		classSize, int(requests), mb, cold, restart, warm, known, requests/known*1000, before.others(t))
+	if nginx.open == "" {
+		return
+	}
+	open, asked := at(opens, 50), one("nginx with bcrypt", nginx.asking, root, basic)
+	fmt.Printf("storm_nginx open_ms=%.0f bcrypt_ms=%.0f rps=%.0f ours/open=%.2f bcrypt/ours_cold=%.0f goal=1.00\n", open, asked, requests/open*1000, open/known, asked/cold)
+}
+
+// rate is how many answers a second a number of connections get that ask for one
+// thing again and again.
+func rate(t *testing.T, addr, path string, header []string, conns int, within time.Duration) float64 {
+	t.Helper()
+	var all sync.WaitGroup
+	var count atomic.Int64
+	begin := time.Now()
+	for range conns {
+		all.Go(func() {
+			l, err := dialLine(addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer l.Close()
+			for time.Since(begin) < within {
+				if status, _, err := l.get(path, "door.test", header...); err != nil || status != 200 {
+					t.Errorf("%s: %d, %v", path, status, err)
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return float64(count.Load()) / time.Since(begin).Seconds()
+}
+
+// TestBenchRequests measures one file of the page and one answer of the API of
+// about a kilobyte, asked for with the session of somebody who is signed in,
+// beside nginx without sign-in: the same file, and the same answer through its
+// proxy, from itself.
+func TestBenchRequests(t *testing.T) {
+	benchOnly(t)
+	const conns, rounds, within = 16, 5, time.Second
+	a := startClass(t)
+	addr := strings.TrimPrefix(a.URL, "http://")
+	name, password := classUser(0)
+	resp, err := visitor(t).PostForm(a.URL+"/login", url.Values{"name": {name}, "password": {password}})
+	if got := status(t, resp, err); got != http.StatusSeeOther {
+		t.Fatalf("%s signs in: %d", name, got)
+	}
+	session := []string{"Cookie: " + strings.Split(resp.Header.Get("Set-Cookie"), ";")[0]}
+	c := &doortest.Client{Base: a.URL + "/" + name, User: name, Pass: password}
+	const api, file = "/api/system_stats", "/assets/vendor-xterm-xj0gfbX3.css"
+	code, _, answer, err := c.Do("GET", api, nil)
+	if err != nil || code != 200 {
+		t.Fatalf("%s: %d, %v", api, code, err)
+	}
+	root := mirror(t, a, []string{file})
+	if err := os.WriteFile(filepath.Join(root, "answer.json"), answer, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	nginx := startNginx(t, root, filepath.Join(root, "nobody"))
+	rates, costs := map[string][]float64{}, map[string][]float64{} // answers a second; µs of the server's processors for one
+	one := func(what string, pid int, addr, path string, header []string) {
+		began, cost := time.Now(), family(t, pid)
+		r := rate(t, addr, path, header, conns, within)
+		costs[what] = append(costs[what], (family(t, pid)-cost)/(r*time.Since(began).Seconds())*1e6)
+		rates[what] = append(rates[what], r)
+	}
+	before := spent(t)
+	for range rounds {
+		one("file", a.PID(), addr, "/"+name+file, session)
+		one("api", a.PID(), addr, "/"+name+api, session)
+		if nginx.open != "" {
+			one("nginx file", nginx.pid, nginx.open, file, nil)
+			one("nginx proxy", nginx.pid, nginx.proxy, "/answer.json", nil)
 		}
 	}
-	nginx, warm, known := at(opens, 50), at(warms, 50), at(sessions, 50)
-	requests := float64(classSize * len(files))
-	fmt.Printf("storm users=%d requests=%d mb=%.0f nginx_ms=%.0f nginx_bcrypt_ms=%.0f cold_password_ms=%.0f cold_session_ms=%.0f warm_password_ms=%.0f warm_session_ms=%.0f nginx_rps=%.0f ours_rps=%.0f ours/nginx=%.2f nginx_bcrypt/cold=%.0f goal=1.00\n",
-		classSize, int(requests), float64(bytes[0])/1e6, nginx, ms(asked), ms(cold), ms(restart), warm, known, requests/nginx*1000, requests/known*1000, nginx/known, ms(asked)/ms(cold))
+	fmt.Printf("requests connections=%d answer_bytes=%d file_rps=%.0f file_cpu_us=%.0f api_rps=%.0f api_cpu_us=%.0f others_cores=%.2f\n",
+		conns, len(answer), at(rates["file"], 50), at(costs["file"], 50), at(rates["api"], 50), at(costs["api"], 50), before.others(t))
+	if nginx.open != "" {
+		fmt.Printf("requests_nginx file_rps=%.0f file_cpu_us=%.0f proxy_rps=%.0f proxy_cpu_us=%.0f file_ours/nginx=%.2f api_ours/proxy=%.2f goal_file=1.0 goal_api=1.2\n",
+			at(rates["nginx file"], 50), at(costs["nginx file"], 50), at(rates["nginx proxy"], 50), at(costs["nginx proxy"], 50), at(rates["file"], 50)/at(rates["nginx file"], 50), at(rates["api"], 50)/at(rates["nginx proxy"], 50))
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -362,6 +447,7 @@ func TestBenchSignInFlood(t *testing.T) {
 		}
 		return ms(time.Since(begin))
 	}
+	before := spent(t)
 	first(0, "192.0.2.1")
 	known := []string{basicOf(0), from("192.0.2.1")}
 	say := func(what string, times []float64, fresh float64, answers map[int]int) {
@@ -426,5 +512,5 @@ func TestBenchSignInFlood(t *testing.T) {
 	}
 	times := probe(t, addr, path(0), known, probes, 2*time.Millisecond)
 	class.Wait()
-	fmt.Printf("flood_cold_class users=%d p50_ms=%.2f p95_ms=%.2f p99_ms=%.2f signin_p50_ms=%.0f signin_max_ms=%.0f\n", classSize-1, at(times, 50), at(times, 95), at(times, 99), at(waits[1:], 50), slices.Max(waits))
+	fmt.Printf("flood_cold_class users=%d p50_ms=%.2f p95_ms=%.2f p99_ms=%.2f signin_p50_ms=%.0f signin_max_ms=%.0f others_cores=%.2f\n", classSize-1, at(times, 50), at(times, 95), at(times, 99), at(waits[1:], 50), slices.Max(waits), before.others(t))
 }

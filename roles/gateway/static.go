@@ -60,6 +60,10 @@ func (g *Gateway) serveAsset(ctx *fasthttp.RequestCtx, path string) bool {
 		file, size = a.Gzip, a.GzipSize
 		h.Set(fasthttp.HeaderContentEncoding, "gzip")
 	}
+	if body := g.cfg.Frontend.Small(a, file); len(body) > 0 {
+		ctx.Response.SetBodyRaw(body)
+		return true
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		g.log.Error("a frontend file cannot be read", "path", path, "err", err)

@@ -6,13 +6,17 @@ package frontend
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
@@ -42,6 +46,9 @@ type Files struct {
 	mu       sync.Mutex
 	checked  time.Time
 	checkErr error
+
+	small sync.Map     // file on disk -> its bytes
+	held  atomic.Int64 // how many bytes those are
 }
 
 // Asset is one file. The compressed twins are "" when there are none.
@@ -131,6 +138,34 @@ func (f *Files) Lookup(path string) (*Asset, bool) {
 	}
 	a, ok := f.byPath[path]
 	return a, ok
+}
+
+// Bounds of what is served from memory, in bytes: most files of a page are small,
+// and opening one costs more than sending it.
+const (
+	maxSmall = 32 << 10
+	maxHeld  = 6 << 20
+)
+
+// Small returns what stands in a file of an Asset, or its twin, from memory; nil
+// if it is large, or is not what the digest vouches for. Nobody writes to it.
+func (f *Files) Small(a *Asset, file string) []byte {
+	if b, ok := f.small.Load(file); ok {
+		return b.([]byte)
+	}
+	i := slices.Index([]string{a.Path, a.Gzip, a.Brotli}, file)
+	if i < 0 || []int64{a.Size, a.GzipSize, a.BrotliSize}[i] > maxSmall || f.held.Load() > maxHeld {
+		return nil
+	}
+	raw, err := os.ReadFile(file)
+	sum := sha256.Sum256(raw)
+	if err != nil || hex.EncodeToString(sum[:]) != a.sums[i] {
+		return nil
+	}
+	if _, before := f.small.LoadOrStore(file, raw); !before {
+		f.held.Add(int64(len(raw)))
+	}
+	return raw
 }
 
 // Extensions lists the frontend's own extension scripts as a server does.

@@ -164,6 +164,35 @@ func TestTamperedTreeIsFound(t *testing.T) {
 	}
 }
 
+// TestSmallFilesComeFromMemory: once read they stay as they were; what is not
+// what was unpacked is never kept.
+func TestSmallFilesComeFromMemory(t *testing.T) {
+	raw, pin := wheel(t, page)
+	dir, search := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(search, name), raw)
+	f, err := load(t, frontend.Config{SHA256: pin, Dir: dir, Search: []string{search}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := f.Lookup("assets/app-AbCd1234.js")
+	before := f.Small(a, a.Gzip)
+	if want, err := os.ReadFile(a.Gzip); err != nil || len(want) == 0 || string(before) != string(want) {
+		t.Fatalf("%d bytes, want %d (%v)", len(before), len(want), err)
+	}
+	for _, file := range []string{a.Gzip, a.Brotli} {
+		write(t, file, []byte("something else"))
+	}
+	if string(f.Small(a, a.Gzip)) != string(before) {
+		t.Error("what stands in memory has changed with the disk")
+	}
+	if got := f.Small(a, a.Brotli); got != nil {
+		t.Errorf("a tampered file is served: %q", got)
+	}
+	if got := f.Small(a, filepath.Join(dir, "another")); got != nil {
+		t.Errorf("a file of nobody: %q", got)
+	}
+}
+
 func TestIndex(t *testing.T) {
 	raw, pin := wheel(t, page)
 	index := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
