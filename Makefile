@@ -16,6 +16,7 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 CACHE       := $(CURDIR)/.cache
 WHEELS      := $(CURDIR)/bin/wheels
 FRONTENDS   := 1.37.11
+NODE_DOCS   := 0.4.0
 STATE       ?= $(CACHE)/run
 RUN_ARGS    ?=
 
@@ -29,16 +30,16 @@ bin/comfyume-agent: FORCE
 	@$(BUILD) -o $@ ./agent/comfyume-agent
 FORCE:
 
-# The stock frontend comes from its package, by the machine's own pip. The
-# agent checks its digest before it serves a byte of it.
+# The stock frontend and the node docs come from their packages, by the machine's own pip. The
+# agent checks a digest before it serves a byte of one.
 wheels:
 	@mkdir -p $(WHEELS)
-	@for v in $(FRONTENDS); do \
-	  ls $(WHEELS)/comfyui_frontend_package-$$v-*.whl >/dev/null 2>&1 || \
-	  $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(WHEELS) comfyui-frontend-package==$$v || \
-	  echo "could not fetch comfyui-frontend-package $$v with pip; put its wheel into $(WHEELS)" >&2; done
+	@for w in $(addprefix comfyui-frontend-package==,$(FRONTENDS)) comfyui-embedded-docs==$(NODE_DOCS); do \
+	  ls $(WHEELS)/$$(echo $$w | sed 's/==/-/; s/-\([a-z]\)/_\1/g')-*.whl >/dev/null 2>&1 || \
+	  $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(WHEELS) $$w || \
+	  echo "could not fetch $$w with pip; put its wheel into $(WHEELS)" >&2; done
 browser-wheels:
-	@$(MAKE) --no-print-directory wheels FRONTENDS="1.37.11 1.45.21 1.58.1"
+	@$(MAKE) --no-print-directory wheels FRONTENDS="1.27.10 1.37.11 1.45.21 1.58.1"
 
 run: all
 	@mkdir -p $(STATE)

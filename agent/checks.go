@@ -24,6 +24,9 @@ func (a *Agent) checks() []check {
 	}
 	if a.cfg.Has(cluster.Gateway) {
 		out = append(out, checkFrontend(a.roles.verifyFrontend), checkAccounts(s.core.machine.People, a.accounts.prepared))
+		for _, s := range a.roles.shelves {
+			out = append(out, checkShelf(s))
+		}
 	}
 	if a.certificate != nil {
 		out = append(out, checkCertificate(a.certificate), checkRenewal(a.certificate))
@@ -101,6 +104,23 @@ func checkFrontend(verify func() (string, error)) check {
 		name: "frontend", required: true, every: 5 * time.Second, fresh: 20 * time.Second,
 		cure: "restart this agent: it unpacks the frontend again; without internet give --frontend-wheel",
 		do:   func(context.Context) (string, error) { return verify() },
+	}
+}
+
+// checkShelf tells what a page can do without and does not have.
+func checkShelf(s shelf) check {
+	return check{
+		name: s.name, every: 10 * time.Second, fresh: time.Minute,
+		cure: "put the wheel that is named there into that folder and restart this agent, or say --" + s.flag + "=false",
+		do: func(context.Context) (string, error) {
+			if err := s.Err(); err != nil {
+				return "", err
+			}
+			if n := s.Len(); n > 0 {
+				return fmt.Sprintf("%d files", n), nil
+			}
+			return "being fetched", nil
+		},
 	}
 }
 

@@ -78,8 +78,10 @@ type Config struct {
 	FrontendSHA256  string
 	PackageIndex    string   // "" = the public one
 	NodeWeb         []string // packs of custom nodes whose scripts pages get
-	Templates       string   // folder, "" = our own few
-	DefaultTemplate string
+
+	NodeDocs, OfficialTemplates bool   // served, beside the workshop's own
+	Templates                   string // folder, "" = our own few
+	DefaultTemplate             string
 
 	ComfyUIURLs []string // none with Dev and no ComfyUIDir: sketch
 
@@ -119,7 +121,8 @@ func (v *Values) Config() (Config, error) {
 		AdminPassword: Secret(v.text("admin-password")), FrontendVersion: v.text("frontend-version"),
 		FrontendWheel: absolute(v.text("frontend-wheel")), WheelDir: absolute(v.text("wheel-dir")), FrontendSHA256: strings.ToLower(v.text("frontend-sha256")),
 		PackageIndex: v.text("package-index"), Templates: absolute(v.text("templates")), DefaultTemplate: v.text("default-template"),
-		ComfyUIURLs: parseList(v.text("comfyui-url")), NodeWeb: parseList(v.text("node-web")), LogFormat: v.text("log-format"),
+		ComfyUIURLs: parseList(v.text("comfyui-url")), NodeWeb: parseList(v.text("node-web")),
+		NodeDocs: must(parseSwitch(v.text("node-docs"))), OfficialTemplates: must(parseSwitch(v.text("official-templates"))), LogFormat: v.text("log-format"),
 		ComfyUIDir: absolute(v.text("comfyui-dir")), ComfyUIPython: v.text("comfyui-python"), ComfyUIArgs: v.text("comfyui-args"), ComfyUIPort: int(must(parseNumber(v.text("comfyui-port")))),
 		ComfyUIUser: v.text("comfyui-user"), ComfyUIVersion: v.text("comfyui-version"), WorkersPerGPU: int(must(parseNumber(v.text("workers-per-gpu")))),
 		NoProgress: must(parseDuration(v.text("no-progress"))),

@@ -17,6 +17,7 @@ import (
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gateway/frontend"
+	"github.com/ahelme/comfyume/roles/gateway/wheels"
 	"github.com/ahelme/comfyume/roles/sketch"
 )
 
@@ -24,6 +25,7 @@ import (
 type roles struct {
 	gateway atomic.Pointer[gateway.Gateway]
 	files   *frontend.Files
+	shelves []shelf
 	fleet   atomic.Pointer[fleet] // nil without the role gpu
 
 	// Set by open: the door is built before what is shown behind it.
@@ -80,6 +82,14 @@ func (a *Agent) startGateway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	from := wheels.Source{Dir: filepath.Join(a.cfg.StateDir, "frontend", "wheels"), Search: search, Index: a.cfg.PackageIndex, Logger: a.cfg.Logger.With("component", "wheels")}
+	var docs, official *wheels.Shelf
+	if a.cfg.NodeDocs {
+		docs = a.shelve(from, "node docs", "node-docs", wheels.Docs())
+	}
+	if a.cfg.OfficialTemplates {
+		official = a.shelve(from, "official templates", "official-templates", wheels.Templates())
+	}
 	events := peer.NewEvents()
 	subscribe := func(f func(jobs.Event)) (cancel func()) {
 		defer a.swarm.listening()
@@ -90,7 +100,8 @@ func (a *Agent) startGateway(ctx context.Context) error {
 		Blobs: core.mirror, Subscribe: subscribe, Tell: a.swarm.links.Tell, SignIn: a.sign, Frontend: r.files,
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
-		NodeWeb:      a.cfg.NodeWeb, GPUs: a.swarm.gpus,
+		NodeDocs:     docs, OfficialTemplates: official,
+		NodeWeb: a.cfg.NodeWeb, GPUs: a.swarm.gpus,
 		MaxWaiting: a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
 	})
 	if err != nil {

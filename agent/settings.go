@@ -91,6 +91,8 @@ func Settings() []Setting {
 		{Name: "frontend-sha256", Shape: Text, Group: groupFrontend, Help: "Digest that the wheel must have. Default: the one known for this version; other versions need it."},
 		{Name: "package-index", Shape: Text, Group: groupFrontend, Help: "Address of a Python package index (simple API) to fetch the wheel from. Default: the machine's own pip is asked."},
 		{Name: "templates", Shape: Path, Group: groupFrontend, Help: "Folder of workshop workflows (*.json) that every participant sees."},
+		{Name: "node-docs", Shape: Switch, Default: "true", Group: groupFrontend, Help: "Serve ComfyUI's own pages about its nodes (9.6 MB, fetched in the background like the frontend's wheel)."},
+		{Name: "official-templates", Shape: Switch, Default: "false", Group: groupFrontend, Help: "Also serve ComfyUI's own templates with their pictures (185 MB, fetched likewise). The workshop's own stay first."},
 		{Name: "node-web", Shape: List, Group: groupFrontend, Help: "Packs of custom nodes (their folder names) whose scripts run in every participant's page; * = all that the workers have. Default: none."},
 		{Name: "default-template", Shape: Text, Group: groupFrontend, Help: "The workflow that opens on a participant's first visit."},
 

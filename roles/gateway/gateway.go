@@ -39,6 +39,7 @@ import (
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/gateway/frontend"
 	"github.com/ahelme/comfyume/roles/gateway/signin"
+	"github.com/ahelme/comfyume/roles/gateway/wheels"
 )
 
 // Tables are this node's copy of the rows. Each function lets its argument
@@ -69,6 +70,9 @@ type Config struct {
 	Tell      func(jobs.Event) // to the other gateways; it must not block. Nil: there is none
 	SignIn    *signin.SignIn
 	Frontend  *frontend.Files
+
+	OfficialTemplates *wheels.Shelf // ComfyUI's own, for /templates; nil = none
+	NodeDocs          *wheels.Shelf // pages about nodes, for /docs; nil = none
 
 	TemplateDir     string // "" = the small ones of this package
 	DefaultTemplate string // name of the one that opens first; "" = the first one

@@ -93,6 +93,7 @@ func (g *Gateway) serverRoutes() []route {
 		{"GET", "/workflow_templates", 0, g.workflowTemplates},
 		{"GET", "/api/workflow_templates/{pack}/{file}", 0, g.workflowTemplate},
 		{"GET", "/templates/{file...}", 0, g.officialTemplates},
+		{"GET", "/docs/{file...}", 0, g.nodeDocs},
 		{"GET", "/workshop/templates", 0, g.templateNeeds},
 
 		{"GET", "/internal/logs", 0, g.logs},

@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/roles/gateway/wheels"
 )
 
 // home is the page itself. Somebody who was never here is sent to the same page
@@ -63,10 +64,11 @@ func (g *Gateway) workflowTemplate(c *call) {
 	writeJSON(c.RequestCtx, fasthttp.StatusOK, t.data)
 }
 
-// officialTemplates answers for the templates package, which is not served yet:
-// an empty catalogue, so that the page's dialog opens.
+// officialTemplates are the files of ComfyUI's own templates package. Without it
+// the catalogue is empty, so that the page's dialog opens.
 func (g *Gateway) officialTemplates(c *call) {
 	switch file := c.params["file"]; {
+	case g.serveShelf(c, g.cfg.OfficialTemplates, file):
 	case file == "index_logo.json":
 		writeJSON(c.RequestCtx, fasthttp.StatusOK, []byte("{}"))
 	case file == "fuse_options.json":
@@ -77,6 +79,30 @@ func (g *Gateway) officialTemplates(c *call) {
 	default:
 		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
 	}
+}
+
+// nodeDocs are the pages about ComfyUI's nodes. For a node without one the page
+// shows what object_info says.
+func (g *Gateway) nodeDocs(c *call) {
+	if !g.serveShelf(c, g.cfg.NodeDocs, c.params["file"]) {
+		plain(c.RequestCtx, fasthttp.StatusNotFound, "404: Not Found")
+	}
+}
+
+// serveShelf answers with a file of a wheel and says whether there is one.
+func (g *Gateway) serveShelf(c *call, s *wheels.Shelf, file string) bool {
+	raw, ok, err := s.Read(file)
+	switch {
+	case !ok:
+		return false
+	case err != nil:
+		fail(c.RequestCtx, err)
+		return true
+	}
+	c.SetContentType(wheels.ContentType(file))
+	c.Response.Header.Set(fasthttp.HeaderCacheControl, "private, max-age=3600")
+	c.Response.SetBodyRaw(raw)
+	return true
 }
 
 // templateNeeds tells a participant what the workshop's templates lack.

@@ -31,6 +31,7 @@ import (
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gateway/frontend"
 	"github.com/ahelme/comfyume/roles/gateway/signin"
+	"github.com/ahelme/comfyume/roles/gateway/wheels"
 )
 
 // world is a workshop of one machine: the real tables, blobs, sign-in and door;
@@ -53,21 +54,22 @@ type world struct {
 
 // options of a world; the zero value is two users, a GPU seen, own templates.
 type options struct {
-	templates  string
-	first      string
-	noGPU      bool
-	visited    bool // nobody is sent to the first template
-	maxWaiting uint64
-	maxBody    int
-	maxUpload  int64
-	admin      http.Handler
-	health     func() (int, []byte)
-	nodeWeb    []string
-	caps       *comfy.Capabilities // of the GPU; nil: capabilities()
-	gpus       func() int
-	now        func() time.Time
-	twice      bool // the door hears of every change twice
-	replica    gateway.Replica
+	templates      string
+	first          string
+	noGPU          bool
+	visited        bool // nobody is sent to the first template
+	maxWaiting     uint64
+	maxBody        int
+	maxUpload      int64
+	admin          http.Handler
+	health         func() (int, []byte)
+	nodeWeb        []string
+	caps           *comfy.Capabilities // of the GPU; nil: capabilities()
+	gpus           func() int
+	now            func() time.Time
+	twice          bool // the door hears of every change twice
+	replica        gateway.Replica
+	docs, official *wheels.Shelf
 }
 
 // twice tells every change twice, as when a row has moved on before the door
@@ -194,8 +196,8 @@ func open(t testing.TB, o options) *world {
 		Blobs: w.blobs, Subscribe: w.events.Subscribe, SignIn: sign, Frontend: pageFiles(t), TemplateDir: o.templates, DefaultTemplate: o.first,
 		Admin:   func(string) http.Handler { return admin },
 		Health:  health,
-		NodeWeb: o.nodeWeb, GPUs: o.gpus, Now: o.now,
-		Replica:      o.replica,
+		Replica: o.replica,
+		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,10 +21,23 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/roles/gateway/wheels"
 )
 
 // DefaultVersion is what ComfyUI v0.11.0 shipped with.
 const DefaultVersion = "1.37.11"
+
+// pins are the digests of the wheels that were tried with this agent.
+func pins() map[string]string {
+	return map[string]string{
+		"1.27.10": "822b2ef715771ec83ad19605d02e25b069991d366b81ccc550ab280ae9c831b8",
+		"1.37.11": "6fed139ec942b05430559fa8e45b584029b3ed623899212ec6ffb5b09cdc042c",
+		"1.45.21": "8fbce63593bb5ee94c95bf966ddd4d7c35e7719c2bb755c6fb62ac81ca803ce2",
+		"1.58.1":  "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9",
+	}
+}
+
+func knownVersions() []string { return slices.Sorted(maps.Keys(pins())) }
 
 // Config of Load.
 type Config struct {
@@ -95,7 +109,13 @@ func Load(ctx context.Context, cfg Config) (*Files, error) {
 	if err := sweep(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("clear what a killed start left: %w", err)
 	}
-	wheel, err := findWheel(ctx, cfg, pin)
+	wheel, err := cfg.Wheel, error(nil)
+	if wheel != "" {
+		err = wheels.Check(wheel, pin)
+	} else {
+		from := wheels.Source{Dir: filepath.Join(cfg.Dir, "wheels"), Search: cfg.Search, Index: cfg.Index, Logger: cfg.Logger}
+		wheel, err = from.Find(ctx, wheels.Wheel{Title: "ComfyUI frontend", Distribution: "comfyui-frontend-package", Version: cfg.Version, SHA256: pin})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +209,7 @@ func (f *Files) verify() error {
 			if file == "" {
 				continue
 			}
-			sum, err := fileSHA256(file)
+			sum, err := wheels.Sum(file)
 			if err != nil {
 				return fmt.Errorf("frontend file %s: %w", path, err)
 			}

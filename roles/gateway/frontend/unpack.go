@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/roles/gateway/wheels"
 )
 
 // static is the folder of the wheel that a server serves.
@@ -177,7 +178,7 @@ func open(tree, version, pin string) (*Files, error) {
 	f := &Files{version: version, root: tree, byPath: make(map[string]*Asset, len(m.Files))}
 	for _, it := range m.Files {
 		a := &Asset{
-			Path: filepath.Join(tree, "static", filepath.FromSlash(it.Path)), Size: it.Size, ContentType: contentType(it.Path),
+			Path: filepath.Join(tree, "static", filepath.FromSlash(it.Path)), Size: it.Size, ContentType: wheels.ContentType(it.Path),
 			ETag: `"` + it.SHA256[:20] + `"`, Immutable: hashed.MatchString(it.Path), sums: [3]string{it.SHA256, it.Gzip.SHA256, it.Brotli.SHA256},
 		}
 		for _, t := range []struct {
@@ -211,49 +212,6 @@ func open(tree, version, pin string) (*Files, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// contentType does not ask the system's table: it differs from machine to machine.
-func contentType(name string) string {
-	switch strings.ToLower(path.Ext(name)) {
-	case ".html":
-		return "text/html; charset=utf-8"
-	case ".js", ".mjs":
-		return "text/javascript; charset=utf-8"
-	case ".css":
-		return "text/css; charset=utf-8"
-	case ".json", ".webmanifest":
-		return "application/json; charset=utf-8"
-	case ".svg":
-		return "image/svg+xml"
-	case ".png":
-		return "image/png"
-	case ".jpg", ".jpeg":
-		return "image/jpeg"
-	case ".webp":
-		return "image/webp"
-	case ".avif":
-		return "image/avif"
-	case ".gif":
-		return "image/gif"
-	case ".ico":
-		return "image/x-icon"
-	case ".woff2":
-		return "font/woff2"
-	case ".woff":
-		return "font/woff"
-	case ".ttf":
-		return "font/ttf"
-	case ".wasm":
-		return "application/wasm"
-	case ".mp4":
-		return "video/mp4"
-	case ".webm":
-		return "video/webm"
-	case ".txt", ".md":
-		return "text/plain; charset=utf-8"
-	}
-	return "application/octet-stream"
 }
 
 func compressible(name string) bool {

@@ -1,4 +1,8 @@
-package frontend
+// Package wheels brings Python wheels of which ComfyUI serves files: found in a
+// folder, fetched from a package index, or by the machine's own pip. It promises
+// that no file is used whose sha256 is not the pinned one. It refuses to run any
+// of their code.
+package wheels
 
 import (
 	"context"
@@ -8,89 +12,88 @@ import (
 	"fmt"
 	"html"
 	"io"
-	"maps"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 )
 
-// pins are the digests of the wheels that were tried with this agent.
-func pins() map[string]string {
-	return map[string]string{
-		"1.27.10": "822b2ef715771ec83ad19605d02e25b069991d366b81ccc550ab280ae9c831b8",
-		"1.37.11": "6fed139ec942b05430559fa8e45b584029b3ed623899212ec6ffb5b09cdc042c",
-		"1.45.21": "8fbce63593bb5ee94c95bf966ddd4d7c35e7719c2bb755c6fb62ac81ca803ce2",
-		"1.58.1":  "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9",
-	}
+// Wheel is one file of a package index.
+type Wheel struct {
+	Title        string // for messages: "ComfyUI frontend"
+	Distribution string // as people give it to pip: "comfyui-frontend-package"
+	Version      string
+	SHA256       string // 64 hexadecimal digits, lower case
 }
 
-func knownVersions() []string { return slices.Sorted(maps.Keys(pins())) }
-
-// distribution is the package's name as people give it to pip.
-const distribution = "comfyui-frontend-package"
-
-func wheelName(version string) string {
-	return "comfyui_frontend_package-" + version + "-py3-none-any.whl"
+// Name is the file's name.
+func (w Wheel) Name() string {
+	return strings.ReplaceAll(w.Distribution, "-", "_") + "-" + w.Version + "-py3-none-any.whl"
 }
 
-// findWheel returns a wheel file with the right digest: the one that was named,
-// one from the folders, or one fetched now.
-func findWheel(ctx context.Context, cfg Config, pin string) (string, error) {
-	if cfg.Wheel != "" {
-		return cfg.Wheel, checkWheel(cfg.Wheel, pin)
-	}
-	kept := filepath.Join(cfg.Dir, "wheels", wheelName(cfg.Version))
-	for _, dir := range append([]string{filepath.Dir(kept)}, cfg.Search...) {
-		path := filepath.Join(dir, wheelName(cfg.Version))
+// Source is where wheels come from.
+type Source struct {
+	Dir    string   // folder of ours, where fetched wheels are kept
+	Search []string // more folders that may hold one
+	Index  string   // package index (simple API); "" = only the machine's pip knows one
+	Logger *slog.Logger
+}
+
+// Find returns a file with the right digest: one from the folders, or one
+// fetched now. Its errors are one sentence with the cure.
+func (s Source) Find(ctx context.Context, w Wheel) (string, error) {
+	kept := filepath.Join(s.Dir, w.Name())
+	for _, dir := range append([]string{s.Dir}, s.Search...) {
+		path := filepath.Join(dir, w.Name())
 		if _, err := os.Stat(path); err != nil {
 			continue
 		}
-		err := checkWheel(path, pin)
+		err := Check(path, w.SHA256)
 		if err == nil {
 			return path, nil
 		}
-		cfg.Logger.Warn("a wheel was found and not used", "path", path, "err", err)
+		s.Logger.Warn("a wheel was found and not used", "path", path, "err", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("keep the wheel: %w", err)
 	}
 	var why []error
-	for _, fetch := range []func(context.Context, Config, string, string) error{fetchIndex, fetchPip} {
-		err := fetch(ctx, cfg, pin, kept)
+	for _, fetch := range []func(context.Context, Wheel, string) error{s.fetchIndex, s.fetchPip} {
+		err := fetch(ctx, w, kept)
 		if err == nil {
-			if err = checkWheel(kept, pin); err == nil {
+			if err = Check(kept, w.SHA256); err == nil {
 				return kept, nil
 			}
 		}
 		why = append(why, err)
 	}
-	return "", cluster.Errorf(cluster.Unavailable, "the ComfyUI frontend %s is missing and could not be fetched (%v). Cure: on a machine with internet run `pip download --no-deps %s==%s`, put %s into %s, and start again",
-		cfg.Version, oneLine(errors.Join(why...)), distribution, cfg.Version, wheelName(cfg.Version), filepath.Dir(kept))
+	return "", cluster.Errorf(cluster.Unavailable, "the %s %s is missing and could not be fetched (%v). Cure: on a machine with internet run `pip download --no-deps %s==%s`, put %s into %s, and start again",
+		w.Title, w.Version, oneLine(errors.Join(why...)), w.Distribution, w.Version, w.Name(), s.Dir)
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// checkWheel compares a file's digest with the pin.
-func checkWheel(path, pin string) error {
-	got, err := fileSHA256(path)
+// Check compares a file's digest with the pin.
+func Check(path, pin string) error {
+	got, err := Sum(path)
 	if err != nil {
-		return cluster.Errorf(cluster.Unavailable, "the frontend's wheel %s cannot be read: %v", path, err)
+		return cluster.Errorf(cluster.Unavailable, "the wheel %s cannot be read: %v", path, err)
 	}
 	if got != pin {
-		return cluster.Errorf(cluster.Invalid, "the frontend's wheel %s has sha256 %s, wanted %s; fetch it again, or check --frontend-version and --frontend-sha256", path, got, pin)
+		return cluster.Errorf(cluster.Invalid, "the wheel %s has sha256 %s, wanted %s; fetch it again, or check the digest that was wanted", path, got, pin)
 	}
 	return nil
 }
 
-func fileSHA256(path string) (string, error) {
+// Sum is a file's sha256 in hexadecimal.
+func Sum(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -109,13 +112,13 @@ const maxWheel = 512 << 20
 var href = regexp.MustCompile(`(?i)href\s*=\s*["']([^"']+)["']`)
 
 // fetchIndex reads the index's page of the package and downloads the wheel.
-func fetchIndex(ctx context.Context, cfg Config, _, dest string) error {
-	if cfg.Index == "" {
+func (s Source) fetchIndex(ctx context.Context, w Wheel, dest string) error {
+	if s.Index == "" {
 		return errors.New("no --package-index is set")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	base, err := url.Parse(strings.TrimSuffix(cfg.Index, "/") + "/" + distribution + "/")
+	base, err := url.Parse(strings.TrimSuffix(s.Index, "/") + "/" + w.Distribution + "/")
 	if err != nil {
 		return fmt.Errorf("--package-index: %w", err)
 	}
@@ -130,7 +133,7 @@ func fetchIndex(ctx context.Context, cfg Config, _, dest string) error {
 	}
 	for _, m := range href.FindAllSubmatch(raw, -1) {
 		link, err := base.Parse(html.UnescapeString(string(m[1])))
-		if err != nil || !strings.HasSuffix(link.Path, "/"+wheelName(cfg.Version)) {
+		if err != nil || !strings.HasSuffix(link.Path, "/"+w.Name()) {
 			continue
 		}
 		link.Fragment = ""
@@ -141,7 +144,7 @@ func fetchIndex(ctx context.Context, cfg Config, _, dest string) error {
 		defer body.Close()
 		return save(body, dest)
 	}
-	return fmt.Errorf("the package index has no %s", wheelName(cfg.Version))
+	return fmt.Errorf("the package index has no %s", w.Name())
 }
 
 func get(ctx context.Context, u string) (io.ReadCloser, error) {
@@ -177,7 +180,7 @@ func save(r io.Reader, dest string) error {
 
 // fetchPip asks the machine's own package client, which knows the index, the
 // proxy and the certificates that the admin set up.
-func fetchPip(ctx context.Context, cfg Config, _, dest string) error {
+func (s Source) fetchPip(ctx context.Context, w Wheel, dest string) error {
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		return errors.New("there is no python3 with pip here")
@@ -189,14 +192,14 @@ func fetchPip(ctx context.Context, cfg Config, _, dest string) error {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	cfg.Logger.Info("fetching the frontend with pip", "version", cfg.Version)
+	s.Logger.Info("fetching a wheel with pip", "package", w.Distribution, "version", w.Version)
 	cmd := exec.CommandContext(ctx, python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
-		"--no-deps", "--only-binary=:all:", "--dest", dir, distribution+"=="+cfg.Version)
+		"--no-deps", "--only-binary=:all:", "--dest", dir, w.Distribution+"=="+w.Version)
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Errorf("pip: %w: %s", err, lines[len(lines)-1])
 	}
-	return os.Rename(filepath.Join(dir, wheelName(cfg.Version)), dest)
+	return os.Rename(filepath.Join(dir, w.Name()), dest)
 }
