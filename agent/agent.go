@@ -104,6 +104,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	dashboard := ui.Handler(source)
 	if a.swarm.core != nil {
 		serveView(a.swarm.server, source)
+		serveTroubles(a.swarm.server, a.roles)
 	}
 	if cfg.Has(cluster.GPU) {
 		a.roles.serveFleet(a.swarm.server)

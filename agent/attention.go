@@ -36,7 +36,7 @@ func (v *view) attention(s consensus.Status, all []heardOf, seen ui.View, last m
 			continue
 		}
 		if failed++; failed <= maxFailed {
-			out = append(out, ui.Problem{Level: ui.Warn, User: p.Name, What: "last job failed: " + p.Error, Since: last[p.Name].Ended})
+			out = append(out, ui.Problem{Level: ui.Warn, User: p.Name, What: "last job failed: " + p.Error, Cure: last[p.Name].Cure, Since: last[p.Name].Ended})
 		}
 	}
 	if failed > maxFailed {
@@ -159,7 +159,7 @@ func (v *view) refused(all []heardOf) []ui.Problem {
 		for _, u := range sortedUsers(h.Troubles) {
 			t := h.Troubles[u]
 			if v.now().Sub(t.At) < recent {
-				out = append(out, ui.Problem{Level: ui.Warn, User: u, What: fmt.Sprintf("%s %s was answered %d: %s", t.Method, t.Path, t.Status, t.Text), Since: t.At.UnixMilli()})
+				out = append(out, ui.Problem{Level: ui.Warn, User: u, What: fmt.Sprintf("%s %s was answered %d: %s", t.Method, t.Path, t.Status, t.Text), Cure: t.Cure, Since: t.At.UnixMilli()})
 			}
 		}
 	}

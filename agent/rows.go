@@ -72,7 +72,7 @@ func row(j *jobs.Job) ui.Job {
 		Ended: j.Ended, Worker: string(j.Worker), Percent: -1, Reason: j.Reason, Outputs: j.Outputs, Strikes: j.Strikes,
 	}
 	if f := j.Failure; f != nil {
-		r.Reason = f.Message
+		r.Reason, r.Cure = f.Message, jobCure(f)
 		if f.NodeType != "" {
 			r.Reason = fmt.Sprintf("%s (node %s, %s)", f.Message, f.NodeID, f.NodeType)
 		}

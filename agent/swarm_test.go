@@ -424,7 +424,7 @@ const (
 // peerLaw is what every verb must be. A verb that stands not in it fails the
 // test: who adds one says here whose it is.
 var peerLaw = map[peer.Verb]whose{
-	"join": coreNodes, "image": coreNodes, "transfer": coreNodes, "form": coreNodes, "submit": coreNodes, "retry": coreNodes, "propose": coreNodes, "tokens": coreNodes,
+	"join": coreNodes, "image": coreNodes, "transfer": coreNodes, "form": coreNodes, "submit": coreNodes, "retry": coreNodes, "propose": coreNodes, "tokens": coreNodes, "troubles": coreNodes,
 	"gpu/care": coreNodes, "gpu/log": coreNodes, "gpu/leave": coreNodes,
 	"enter": itsOwn, "work/register": itsOwn, "leave": itsOwn,
 	"work/claim": itsJobs, "work/started": itsJobs, "work/renew": itsJobs, "work/gpudone": itsJobs, "work/outputs": itsJobs, "work/finish": itsJobs,
@@ -440,6 +440,7 @@ func TestVerbsAreRefusedToStrangers(t *testing.T) {
 		s.settled(1, 1)
 		serveSubmits(a.server, &roles{})
 		(&roles{}).serveFleet(a.server)
+		serveTroubles(a.server, &roles{})
 		gpu := s.start("verda", "gpu")
 		s.until("it to join", 20*time.Second, func() bool { return gpu.lineage().Cluster != "" })
 		verbs := a.server.Verbs()

@@ -10,6 +10,9 @@ import (
 // the command line, which knows this package alone.
 type View = ui.View
 
+// Troubles is what the site answers at /api/troubles.
+type Troubles = ui.Troubles
+
 // Node is a machine in a View.
 type Node = ui.Node
 

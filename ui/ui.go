@@ -6,6 +6,7 @@
 //
 //	GET  ./            the page      GET ./NAME        its modules and styles
 //	GET  ./api/status  a View        GET ./api/events  View, then what changes
+//	GET  ./api/troubles?of=NAME_OR_ERROR_ID        Troubles
 //	POST ./api/do      an Action     POST ./api/link, ./api/token     a Pass
 package ui
 
@@ -41,6 +42,7 @@ func Handler(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/status", h.status)
 	mux.HandleFunc("GET /api/events", h.feed.serve)
+	mux.HandleFunc("GET /api/troubles", h.troubles)
 	for path, f := range map[string]http.HandlerFunc{"/api/do": h.do, "/api/link": h.pass(PassLink), "/api/token": h.pass(PassToken), "/api/log": h.log} {
 		mux.Handle("POST "+path, http.NewCrossOriginProtection().Handler(f))
 	}
@@ -119,6 +121,15 @@ func (h *page) file(w http.ResponseWriter, r *http.Request) {
 
 func (h *page) status(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, h.src.View().filled())
+}
+
+func (h *page) troubles(w http.ResponseWriter, r *http.Request) {
+	t, err := h.src.Troubles(r.Context(), r.URL.Query().Get("of"))
+	if err != nil {
+		answerError(w, err)
+		return
+	}
+	answer(w, http.StatusOK, t.filled())
 }
 
 func (h *page) do(w http.ResponseWriter, r *http.Request) {

@@ -69,6 +69,31 @@ func (w *workshop) Pass(_ context.Context, actor string, u cluster.User, kind ui
 	return ui.Pass{User: u, Kind: kind, Text: "abc", Until: 1}, nil
 }
 
+func (w *workshop) Troubles(_ context.Context, of string) (ui.Troubles, error) {
+	if of == "" {
+		return ui.Troubles{}, cluster.Errorf(cluster.Invalid, "name somebody")
+	}
+	return ui.Troubles{Of: of, Requests: []ui.Request{{User: "user001", Method: "POST", Route: "/prompt", Status: 400, ID: "1a2b3c4d"}}}, nil
+}
+
+func TestTroublesOfSomebody(t *testing.T) {
+	s := serve(t, &workshop{})
+	for of, want := range map[string]int{"user001": 200, "": 400} {
+		r, err := http.Get(s.URL + "/deep/prefix/api/troubles?of=" + of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got ui.Troubles
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != want || want == 200 && (len(got.Requests) != 1 || got.Jobs == nil || got.Silent == nil) {
+			t.Errorf("%q: %d %+v", of, r.StatusCode, got)
+		}
+	}
+}
+
 func sample() ui.View {
 	return ui.View{
 		Schema: ui.SchemaVersion,

@@ -10,8 +10,10 @@ import (
 // Source is where the page gets its numbers and hands its buttons on. View is
 // called up to four times a second while somebody looks and must not wait for
 // anything; Do commits and audits under actor; Pass lets a participant in without
-// a password, likewise.
+// a password, likewise. Troubles looks for a person's name or an error id and may wait
+// for other nodes, a second at most.
 type Source interface {
+	Troubles(ctx context.Context, of string) (Troubles, error)
 	View() View
 	Do(ctx context.Context, actor string, a Action) error
 	Pass(ctx context.Context, actor string, u cluster.User, kind PassKind) (Pass, error)
@@ -46,6 +48,32 @@ type Pass struct {
 	Kind  PassKind     `json:"kind"`
 	Text  string       `json:"text"`  // the link's address, or the token
 	Until int64        `json:"until"` // milliseconds since 1970
+}
+
+// MaxTroubles bounds the requests and the jobs of Troubles.
+const MaxTroubles = 50
+
+// Troubles is what went wrong for one person, or behind an error id.
+type Troubles struct {
+	Schema   int       `json:"schema_version"`
+	Of       string    `json:"of"`
+	Requests []Request `json:"requests"` // answered with a status >= 400, newest first
+	Jobs     []Job     `json:"jobs"`     // open ones first, then the newest
+	Silent   []string  `json:"silent"`   // nodes that did not say what they refused
+}
+
+// Request is one that was not answered as a person hoped.
+type Request struct {
+	At     int64        `json:"at"`
+	User   cluster.User `json:"user"`
+	Node   string       `json:"node"` // whose door it was, and whose log has the line
+	Method string       `json:"method"`
+	Route  string       `json:"route"` // its pattern, "" = none
+	Path   string       `json:"path"`
+	Status int          `json:"status"`
+	Text   string       `json:"text"`
+	Cure   string       `json:"cure"`
+	ID     string       `json:"id"` // as the person's dialog shows it
 }
 
 // SchemaVersion rises when a field of View changes its meaning or goes away.
@@ -187,9 +215,10 @@ type Job struct {
 	Started  int64        `json:"started"`
 	Ended    int64        `json:"ended"`
 	Worker   string       `json:"worker"`
-	Percent  int          `json:"percent"` // -1 = unknown
-	At       string       `json:"at"`      // node of the graph that runs
-	Reason   string       `json:"reason"`  // why it waits, failed or was cancelled
+	Percent  int          `json:"percent"`        // -1 = unknown
+	At       string       `json:"at"`             // node of the graph that runs
+	Reason   string       `json:"reason"`         // why it waits, failed or was cancelled
+	Cure     string       `json:"cure,omitempty"` // of a failed one: what can be done
 	Outputs  int64        `json:"outputs"`
 	Strikes  uint8        `json:"strikes"`
 	// Copies is on how many machines the job is known to be, 0 = not known.
@@ -284,6 +313,13 @@ func (v View) filled() View {
 	v.Nodes, v.Workers, v.Queue, v.Recent = list(v.Nodes), list(v.Workers), list(v.Queue), list(v.Recent)
 	v.Attention, v.People, v.Audit = list(v.Attention), list(v.People), list(v.Audit)
 	return v
+}
+
+// filled likewise.
+func (t Troubles) filled() Troubles {
+	t.Schema = SchemaVersion
+	t.Requests, t.Jobs, t.Silent = list(t.Requests), list(t.Jobs), list(t.Silent)
+	return t
 }
 
 func list[T any](s []T) []T {

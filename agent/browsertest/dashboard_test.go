@@ -1,6 +1,7 @@
 package browsertest_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/ahelme/comfyume/agent/browsertest"
@@ -93,4 +94,41 @@ func failures(p *browsertest.Page) (out []string) {
 		out = append(out, f.Method+" "+f.Path)
 	}
 	return out
+}
+
+// Somebody says that it does not work: the instructor presses Errors, or types
+// the id that their dialog shows, and reads what happened and what to do.
+func TestDashboardSaysWhatWentWrong(t *testing.T) {
+	browsertest.Require(t)
+	a := doortest.Start(t, doortest.Options{})
+	c := a.Client("user001")
+	refused := func(graph string) string {
+		status, _, answer, err := c.Do("POST", "/prompt", []byte(`{"client_id":"c","prompt":`+graph+`}`))
+		if err != nil || status != 400 {
+			t.Fatalf("%d %v", status, err)
+		}
+		_, id, _ := strings.Cut(string(answer), "Error id ")
+		return id[:min(8, len(id))]
+	}
+	id := refused(`{"1":{"class_type":"KSampler","inputs":{}}}`)
+	if len(id) != 8 {
+		t.Fatalf("the dialog shows no id: %q", id)
+	}
+	p := browsertest.Open(t, browsertest.Options{URL: a.URL + "/admin/", User: "admin", Password: "secret-admin", FrontendLabel: "dashboard"})
+	p.WaitText("alive")
+	p.Click("^Errors$")
+	p.WaitText("What went wrong for user001")
+	p.WaitText("Cannot execute because node KSampler does not exist.")
+	p.WaitText("install its pack there")
+	p.WaitText(id)
+	refused(`{}`)
+	p.WaitText("The workflow is empty") // it came by itself
+	keep(p, "dashboard-6-errors")
+	p.Click("^Close$")
+	p.Text(`document.querySelector("#find-of").value = "` + id + `", document.querySelector("#find").requestSubmit(), ""`)
+	p.WaitText("What went wrong for " + id)
+	keep(p, "dashboard-7-error-id")
+	if bad := append(p.ConsoleErrors(), failures(p)...); len(bad) > 0 {
+		t.Errorf("the page complains: %q", bad)
+	}
 }

@@ -26,6 +26,7 @@ type grammar struct {
 	Submit  submitCommand  `cmd:"" help:"Queue a workflow for a user, as their own page would."`
 	Queue   queueCommands  `cmd:"" help:"The queue."`
 	Job     jobCommands    `cmd:"" help:"One job."`
+	Errors  errorsCommand  `cmd:"" help:"What went wrong for a user, or behind the error id of a dialog, and what to do."`
 	Node    nodeCommands   `cmd:"" help:"The machines."`
 	Worker  workerCommands `cmd:"" help:"The ComfyUIs on the machines."`
 	Raft    raftCommands   `cmd:"" help:"The replicated log that holds the workshop's table."`

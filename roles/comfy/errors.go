@@ -102,6 +102,32 @@ func (e *PromptError) WithStatus(status int) *PromptError {
 	return &c
 }
 
+// ErrorIDLen is the length of the ids by which errors are found, in bytes.
+const ErrorIDLen = 8
+
+// errorIDMark stands before such an id, where a page shows it.
+const errorIDMark = "Error id "
+
+// WithErrorID returns a copy whose details end with an id: pages show "message:
+// details". A ComfyUI says none.
+func (e *PromptError) WithErrorID(id string) *PromptError {
+	c := *e
+	if c.Detail.Details != "" {
+		c.Detail.Details += "\n"
+	}
+	c.Detail.Details += errorIDMark + id
+	return &c
+}
+
+// WithErrorID puts the id of a job, the beginning of its prompt id, behind the
+// message of what went wrong in it: the page's dialog shows that.
+func (e ExecutionErrorData) WithErrorID() ExecutionErrorData {
+	if e.PromptID != "" {
+		e.ExceptionMessage = strings.TrimRight(e.ExceptionMessage, "\n") + "\n" + errorIDMark + e.PromptID[:min(ErrorIDLen, len(e.PromptID))] + "\n"
+	}
+	return e
+}
+
 // Encode writes the body of the answer.
 func (e *PromptError) Encode() []byte { return encode(e) }
 

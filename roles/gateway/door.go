@@ -119,6 +119,7 @@ func (g *Gateway) route(c *call) {
 		return
 	}
 	c.params = params
+	c.SetUserValue(routeKey, r.pattern)
 	if r.limit > 0 && int64(c.Request.Header.ContentLength()) > r.limit {
 		c.SetConnectionClose() // the rest of the body is not read
 		fail(c.RequestCtx, errTooLarge(r.limit))

@@ -15,21 +15,22 @@ import (
 const (
 	problemKey     = "problem"
 	correlationKey = "correlation"
+	routeKey       = "route" // the pattern that was found
 )
 
 // fail answers with ComfyUI's own error shape: the page shows "message:
-// details". Errors of ours carry an id that finds their log line.
+// details". Every such answer carries an id that finds its line in the log and
+// on the dashboard, but for those to who is not signed in.
 func fail(ctx *fasthttp.RequestCtx, err error) {
 	var p *comfy.PromptError
 	if !errors.As(err, &p) {
 		code := cluster.CodeOf(err)
-		details := ""
-		if code.Status() >= 500 {
-			id := uuid.NewString()[:8]
-			ctx.SetUserValue(correlationKey, id)
-			details = "Error id " + id
-		}
-		p = comfy.NewPromptError(string(code), cluster.MessageOf(err), details).WithStatus(code.Status())
+		p = comfy.NewPromptError(string(code), cluster.MessageOf(err), "").WithStatus(code.Status())
+	}
+	if p.HTTPStatus() != fasthttp.StatusUnauthorized {
+		id := uuid.NewString()[:comfy.ErrorIDLen]
+		ctx.SetUserValue(correlationKey, id)
+		p = p.WithErrorID(id)
 	}
 	ctx.SetUserValue(problemKey, err)
 	writeJSON(ctx, p.HTTPStatus(), p.Encode())

@@ -251,7 +251,7 @@ func terminalOf(j *jobs.Job, e *comfy.HistoryEntry) comfy.Message {
 	if f := j.Failure; f != nil {
 		d.NodeID, d.NodeType, d.ExceptionType, d.ExceptionMessage = f.NodeID, f.NodeType, f.Type, f.Message
 	}
-	return comfy.ExecutionError(d)
+	return comfy.ExecutionError(d.WithErrorID())
 }
 
 func endsAs(j *jobs.Job, typ string) bool {

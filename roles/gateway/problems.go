@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,10 +19,12 @@ type Problem struct {
 	At     time.Time    `json:"at"`
 	User   cluster.User `json:"user"`
 	Method string       `json:"method"`
-	Path   string       `json:"path"` // without its query
+	Route  string       `json:"route"` // the pattern in the table of routes, "" = none
+	Path   string       `json:"path"`  // without its query
 	Status int          `json:"status"`
 	Text   string       `json:"text"`
-	ID     string       `json:"id,omitempty"` // also in the answer and in the log
+	Cure   string       `json:"cure,omitempty"` // what can be done
+	ID     string       `json:"id,omitempty"`   // also in the answer and in the log
 }
 
 // perUser bounds what is remembered.
@@ -42,6 +45,22 @@ func (p *problems) add(one Problem) {
 		list = append([]Problem(nil), list[over:]...)
 	}
 	p.user[one.User] = list
+}
+
+// ProblemsOf finds problems: the last of a user, or those whose error id begins
+// with id. Newest first.
+func (g *Gateway) ProblemsOf(u cluster.User, id string) (out []Problem) {
+	g.problems.mu.Lock()
+	defer g.problems.mu.Unlock()
+	for user, list := range g.problems.user {
+		for _, p := range list {
+			if user == u || id != "" && strings.HasPrefix(p.ID, id) {
+				out = append(out, p)
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Problem) int { return b.At.Compare(a.At) })
+	return out
 }
 
 // Problems are the last refused or failed requests of every user, newest first
@@ -89,9 +108,13 @@ func (g *Gateway) noted(ctx *fasthttp.RequestCtx) {
 	if status >= 500 {
 		level = slog.LevelError
 	}
+	route, _ := ctx.UserValue(routeKey).(string)
 	g.log.Log(ctx, level, "request failed", "user", user, "method", string(ctx.Method()), "path", path, "status", status, "id", id, "err", errText(err))
 	if user != "" {
-		g.problems.add(Problem{At: g.cfg.Now(), User: user, Method: string(ctx.Method()), Path: path, Status: status, Text: problemText(err, status), ID: id})
+		g.problems.add(Problem{
+			At: g.cfg.Now(), User: user, Method: string(ctx.Method()), Route: route, Path: path, Status: status,
+			Text: problemText(err, status), Cure: cure(status, err), ID: id,
+		})
 	}
 }
 

@@ -174,10 +174,11 @@ func (a *attempt) interrupted() ending {
 
 // failed is the end of a job for a reason of our own finding.
 func (a *attempt) failed(f jobs.Failure) ending {
-	return ending{state: jobs.Failed, failure: &f, last: comfy.ExecutionError(comfy.ExecutionErrorData{
+	d := comfy.ExecutionErrorData{
 		PromptID: a.row.ID.Prompt, NodeID: f.NodeID, NodeType: f.NodeType, Executed: a.ran,
 		ExceptionType: f.Type, ExceptionMessage: f.Message + "\n", Timestamp: time.Now().UnixMilli(),
-	})}
+	}
+	return ending{state: jobs.Failed, failure: &f, last: comfy.ExecutionError(d.WithErrorID())}
 }
 
 // errored is the end of a job as ComfyUI tells it. The message is written anew,
@@ -192,7 +193,7 @@ func (a *attempt) errored(m comfy.Message) ending {
 	if e.OutOfMemory() {
 		return a.tooLarge(e)
 	}
-	return ending{state: jobs.Failed, failure: f, last: comfy.ExecutionError(e)}
+	return ending{state: jobs.Failed, failure: f, last: comfy.ExecutionError(e.WithErrorID())}
 }
 
 // rejected is a prompt that ComfyUI refused although the gateway had let it pass.

@@ -243,7 +243,7 @@ func TestErrorsTellNothingOfTheMachine(t *testing.T) {
 	}
 	h := b.history(row)
 	m, _ := h.Status.Message(comfy.TypeExecutionError)
-	want := `{"prompt_id":"p-1","node_id":"1","node_type":"Thing","executed":[],"exception_message":"cannot write 'a_00001_.png'\n","exception_type":"OSError","traceback":["  File \"nodes.py\", line 7, in save\n"],"current_inputs":{"filename_prefix":["a"]},"current_outputs":["1"],"timestamp":5}`
+	want := `{"prompt_id":"p-1","node_id":"1","node_type":"Thing","executed":[],"exception_message":"cannot write 'a_00001_.png'\nError id p-1\n","exception_type":"OSError","traceback":["  File \"nodes.py\", line 7, in save\n"],"current_inputs":{"filename_prefix":["a"]},"current_outputs":["1"],"timestamp":5}`
 	if string(m.Data) != want {
 		t.Errorf("got  %s\nwant %s", m.Data, want)
 	}

@@ -1,7 +1,7 @@
 // The page: it keeps the newest view, draws what changed and says so loudly
 // when what it shows is old.
 import { lock, pill, text } from "./dom.js";
-import { follow, post, setToken } from "./feed.js";
+import { follow, get, post, setToken } from "./feed.js";
 import * as verbs from "./verbs.js";
 import { clock, moment } from "./words.js";
 import * as draw from "./views.js";
@@ -20,7 +20,7 @@ const sections = {
   nodes: () => draw.nodes(view.nodes, act),
   queue: () => draw.queue(view, act),
   recent: () => draw.recent(view.recent, act),
-  people: () => draw.people(view, act),
+  people: () => draw.people(view, act, look),
   audit: () => draw.audit(view.audit),
   log: () => draw.log(view),
 };
@@ -105,6 +105,22 @@ function show(pass) {
   $("pass-text").select();
 }
 
+/** look shows what went wrong for somebody, or behind an error id, once a second as long as it is open. */
+let looking = "";
+async function look(of) {
+  looking = of;
+  const dialog = $("troubles");
+  for (let first = true; looking === of && (first || dialog.open); first = false) {
+    const [why, t] = await get(`api/troubles?of=${encodeURIComponent(of)}`);
+    if (looking !== of || (!first && !dialog.open)) return;
+    if (why && first) return say(why, "fail");
+    if (why) text($("troubles-note"), why);
+    else draw.troubles(t);
+    if (first) dialog.showModal();
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+
 /** act does what a button asks for. It asks first when the ask has a title; not() is called when the person leaves it. */
 function act(ask, not = () => {}) {
   if (view.head.readonly) {
@@ -132,6 +148,8 @@ function act(ask, not = () => {}) {
 
 $("unsay").addEventListener("click", () => say("", "good"));
 $("ask-no").addEventListener("click", () => $("ask").close());
+$("find").addEventListener("submit", (e) => { e.preventDefault(); look($("find-of").value.trim()); });
+$("troubles-close").addEventListener("click", () => $("troubles").close());
 $("printed-close").addEventListener("click", () => $("printed").close());
 $("pass-close").addEventListener("click", () => $("pass").close());
 $("pass").addEventListener("close", () => { $("pass-text").value = ""; });

@@ -38,6 +38,17 @@ export async function post(action, to = "api/do") {
   }
 }
 
+/** get asks for something once: the sentence of a refusal, or "", and what was answered. */
+export async function get(path) {
+  try {
+    const r = await fetch(at(path), { headers: headers(), cache: "no-store" });
+    const body = await r.json().catch(() => ({}));
+    return r.ok ? ["", body] : [body.message ?? `The node answered ${r.status}.`, {}];
+  } catch {
+    return ["The node did not answer.", {}];
+  }
+}
+
 /** follow calls on.event(name, data) for each event, on.refused(status) when it may not look, on.lost() when the line breaks. */
 export async function follow(on) {
   for (let wait = 500; ; wait = Math.min(wait * 2, 5000)) {

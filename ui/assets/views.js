@@ -145,13 +145,29 @@ export function recent(list, act) {
   "No job has ended yet.");
 }
 
-export function people(view, act) {
+/** troubles is what went wrong for somebody, or behind an error id. */
+export function troubles(t) {
+  text($("troubles-title"), `What went wrong for ${t.of}`);
+  text($("troubles-note"), t.silent.length ? `${t.silent.join(", ")} did not answer: what was refused there is missing.` : "The newest first, and read again every second.");
+  rows($("troubles-requests"), t.requests, (r) => `${r.at} ${r.node} ${r.id} ${r.path}`, (r) =>
+    el("tr", {}, el("td", {}, clock(r.at)), el("td", {}, r.user), el("td", { class: "word", title: r.path }, `${r.method} ${r.route || r.path}`),
+      el("td", { class: "word" }, pill(String(r.status), r.status >= 500 ? "fail" : "warn"), ` ${r.text}`, r.cure ? el("div", { class: "quiet" }, r.cure) : ""),
+      el("td", { title: `in the log of ${r.node}` }, el("code", {}, r.id || "-"))),
+  "No request was refused since the doors started.");
+  rows($("troubles-jobs"), t.jobs, (j) => `${j.user}/${j.prompt_id}`, (j) =>
+    el("tr", {}, el("td", {}, clock(j.created)), el("td", {}, j.user), el("td", { class: "word" }, ...title(j)), el("td", {}, stateOf(j)),
+      el("td", { class: "word" }, j.reason, j.cure ? el("div", { class: "quiet" }, j.cure) : ""), el("td", {}, j.worker || "-"), el("td", { title: j.prompt_id }, el("code", {}, j.prompt_id.slice(0, 8)))),
+  "They have queued nothing yet.");
+}
+
+export function people(view, act, look) {
   rows($("people"), view.people.map((p) => ({ ...p, paused: isPaused(view.head, `user/${p.name}`) })), (p) => p.name, (p) =>
     el("li", { "data-level": p.error ? "fail" : "none" }, el("div", { class: "line" }, el("b", {}, p.name),
       pill(p.disabled ? "shut out" : p.online ? "online" : p.visited ? "away" : "not seen", p.disabled ? "warn" : p.online ? "good" : "none")),
       el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`), p.paused ? [" ", pill("paused", "warn")] : ""),
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
+        el("button", { type: "button", "aria-label": `Errors: ${p.name}`, onclick: () => look(p.name) }, "Errors"),
         ...p.disabled ? [] : [button("Link", p.name, act, verbs.link(p.name)), button("Token", p.name, act, verbs.token(p.name)), button("Sign out", p.name, act, verbs.signout(p.name))],
         p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
