@@ -220,6 +220,10 @@ func (a *Agent) report() report {
 	}
 	if f := a.roles.fleet.Load(); f != nil {
 		r.Problems = append(r.Problems, f.problems()...)
+		if a.cfg.Price.Hour > 0 {
+			b := f.meter.bill()
+			r.Bill = &b
+		}
 	}
 	if c := a.swarm.core; c != nil {
 		status := c.raft.Status()
@@ -230,6 +234,7 @@ func (a *Agent) report() report {
 	}
 	if g := a.roles.gateway.Load(); g != nil {
 		r.Sockets, r.Troubles, r.Lacks, r.Door = g.Sockets(), a.roles.troubles(), a.roles.lacks(a.swarm), a.doorURL()
+		r.Frontend = a.roles.files.Version()
 	}
 	return r
 }

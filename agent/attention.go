@@ -42,7 +42,25 @@ func (v *view) attention(s consensus.Status, all []heardOf, seen ui.View, last m
 	if failed > maxFailed {
 		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("%d more people's last job failed", failed-maxFailed), Cure: "see People"})
 	}
+	out = append(out, otherFrontend(all, seen.Workers)...)
 	return append(out, lacking(all, v.now())...)
+}
+
+// otherFrontend names workers whose ComfyUI is made for another frontend than
+// participants get: pages and node packs may not fit each other.
+func otherFrontend(all []heardOf, workers []ui.Worker) (out []ui.Problem) {
+	for _, h := range all {
+		if h.Frontend == "" {
+			continue
+		}
+		for _, w := range workers {
+			if w.Frontend != "" && w.Frontend != h.Frontend && answers(w) {
+				out = append(out, ui.Problem{Level: ui.Fail, What: fmt.Sprintf("ComfyUI %s of worker %s is made for frontend %s, and participants get %s", w.ComfyUI, w.ID, w.Frontend, h.Frontend), Cure: "give gateways --frontend-version=" + w.Frontend + ", or workers the ComfyUI of " + h.Frontend})
+			}
+		}
+		return out
+	}
+	return out
 }
 
 func (v *view) readOnlyCure(s consensus.Status) string {

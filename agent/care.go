@@ -140,6 +140,8 @@ type leaving struct {
 	why  string
 	at   time.Time // when its jobs are given back, zero = never
 	stop func() bool
+	// forGood says that nobody can undo it: the provider takes the machine.
+	forGood bool
 }
 
 // leaveWithin lets this node's workers take nothing new, and give back what
@@ -181,7 +183,7 @@ func (f *fleet) reclaimed(notice string) {
 	if f.leave != nil && f.leave.stop != nil {
 		f.leave.stop()
 	}
-	f.leave = &leaving{why: "This machine is about to be taken away: " + notice + "."}
+	f.leave = &leaving{why: "This machine is about to be taken away: " + notice + ".", forGood: true}
 	all := append([]*worker(nil), f.all...)
 	f.mu.Unlock()
 	f.log.Warn("this machine is about to be taken away: its jobs go back to the queue", "notice", notice)
@@ -251,6 +253,7 @@ func (f *fleet) problems() (out []ui.Problem) {
 	if leave != nil {
 		out = append(out, ui.Problem{Level: ui.Warn, What: leave.why})
 	}
+	out = append(out, f.dog.idleProblem(f.meter)...)
 	for _, w := range f.workers() {
 		if w.process != nil {
 			if s := w.process.State(); s.Phase == comfyui.Looping {

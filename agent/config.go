@@ -95,6 +95,13 @@ type Config struct {
 	ModelDirs      []string      // folders with checkpoints/, loras/ and so on
 	NoProgress     time.Duration // 0 = the worker's own
 
+	Price        Price
+	IdleAfter    time.Duration
+	IdleHook     string // "" = none
+	DeadManAfter time.Duration
+	DeadManHook  string // "" = none
+	SpotNotice   string // file or address, "" = none
+
 	LogLevel  slog.Level
 	LogFormat string
 	Logger    *slog.Logger // nil: slog.Default
@@ -126,7 +133,9 @@ func (v *Values) Config() (Config, error) {
 		ComfyUIDir: absolute(v.text("comfyui-dir")), ComfyUIPython: v.text("comfyui-python"), ComfyUIArgs: v.text("comfyui-args"), ComfyUIPort: int(must(parseNumber(v.text("comfyui-port")))),
 		ComfyUIUser: v.text("comfyui-user"), ComfyUIVersion: v.text("comfyui-version"), WorkersPerGPU: int(must(parseNumber(v.text("workers-per-gpu")))),
 		NoProgress: must(parseDuration(v.text("no-progress"))),
-		Network:    v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
+		IdleAfter:  must(parseDuration(v.text("idle-after"))), IdleHook: v.text("idle-hook"), DeadManAfter: must(parseDuration(v.text("dead-man-after"))),
+		DeadManHook: v.text("dead-man-hook"), SpotNotice: v.text("spot-notice"),
+		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
 		AuthKey: Secret(v.text("ts-authkey")), ClientSecret: Secret(v.text("ts-client-secret")),
 	}
@@ -140,6 +149,9 @@ func (v *Values) Config() (Config, error) {
 		c.ModelDirs = append(c.ModelDirs, absolute(d))
 	}
 	var err error
+	if c.Price, err = parsePrice(v.text("gpu-price")); err != nil {
+		return Config{}, cluster.Errorf(cluster.Invalid, "--gpu-price=%s: %v", v.text("gpu-price"), err)
+	}
 	if c.Roles, err = cluster.ParseRoles(v.text("roles")); err != nil {
 		return Config{}, err
 	}

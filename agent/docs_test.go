@@ -65,8 +65,8 @@ func TestDocumentsNameRealFlags(t *testing.T) {
 	for _, s := range agent.Settings() {
 		known[s.Name] = true
 	}
-	// Flags of single commands; agent/comfyume-agent has them.
-	for _, name := range []string{"json", "wait", "user", "origin", "undo", "help", "addr", "timeout", "watch", "count", "limit", "state", "yes", "force", "deadline", "gpu", "ttl", "why", "worker", "first", "all", "ls", "end"} {
+	// Flags of single commands, which agent/comfyume-agent has, and ComfyUI's own.
+	for _, name := range []string{"json", "wait", "user", "origin", "undo", "help", "addr", "timeout", "watch", "count", "limit", "state", "yes", "force", "deadline", "gpu", "ttl", "why", "worker", "first", "all", "ls", "end", "hand-back", "cpu"} {
 		known[name] = true
 	}
 	flag := regexp.MustCompile(`--([a-z][a-z0-9-]*)`)

@@ -29,9 +29,11 @@ import (
 // fleet is this node's ComfyUIs and the workers that drive them: those that are
 // there already, by address, and those that it starts itself.
 type fleet struct {
-	a   *Agent
-	cfg *Config
-	log *slog.Logger
+	a     *Agent
+	cfg   *Config
+	log   *slog.Logger
+	meter *meter
+	dog   *watchdog
 
 	mu      sync.Mutex
 	all     []*worker
@@ -326,4 +328,28 @@ func (f *fleet) gauge(w *worker) (sensors.GPU, bool) {
 		}
 	}
 	return sensors.GPU{}, false
+}
+
+// hasJob reports whether any of this node's workers has a job.
+func (f *fleet) hasJob() bool {
+	return slices.ContainsFunc(f.workers(), func(w *worker) bool { return w.gpu.Status().Job != nil })
+}
+
+func (f *fleet) isReclaimed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.leave != nil && f.leave.forGood
+}
+
+// contact is when this node last had word of a leader.
+func (s *swarm) contact() time.Time {
+	if s.core != nil {
+		if s.core.raft.Leader() != "" {
+			return time.Now()
+		}
+		return time.Time{}
+	}
+	s.guest.mu.Lock()
+	defer s.guest.mu.Unlock()
+	return s.guest.entered
 }

@@ -39,6 +39,10 @@ func (v *view) nodes(s consensus.Status, all []heardOf) []ui.Node {
 		}
 		r := row(h.Member)
 		r.Disk, r.Waits = h.Disk, h.Waits
+		if b := h.Bill; b != nil {
+			r.Price, r.Currency = b.Price.Hour, b.Price.Currency
+			r.Spent = b.Spent - b.Spent%10_000 // whole cents: a number that moves all the while would be sent all the while
+		}
 		if v.now().Sub(h.at) <= fresh {
 			r.State, r.Since = "alive", 0
 			continue // it is seen now: a time that moves all the while would be sent all the while

@@ -22,13 +22,15 @@ type report struct {
 	Sockets  map[cluster.User]int             `json:"sockets,omitempty"` // open pages of each user
 	Troubles map[cluster.User]gateway.Problem `json:"troubles,omitempty"`
 	Lacks    []lack                           `json:"lacks,omitempty"`
-	Door     string                           `json:"door,omitempty"` // how its door is reached, "" = it has none
+	Frontend string                           `json:"frontend,omitempty"` // version that its door serves
+	Door     string                           `json:"door,omitempty"`     // how its door is reached, "" = it has none
 	Health   Report                           `json:"health"`
 	Problems []ui.Problem                     `json:"problems,omitempty"`
 	Log      *consensus.Status                `json:"log,omitempty"` // of core nodes
 	Disk     int                              `json:"disk"`          // per cent used, -1 = unknown
 	Missing  int                              `json:"missing"`       // blobs that it should hold and does not
 	Waits    string                           `json:"waits,omitempty"`
+	Bill     *bill                            `json:"bill,omitempty"` // what the machine costs, if that was said
 }
 
 // maxReport bounds what is read of another node's report, in bytes.

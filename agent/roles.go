@@ -153,6 +153,13 @@ func (a *Agent) startWorkers() error {
 	if a.cfg.ComfyUIDir != "" {
 		a.stack.run("ComfyUI", f.supervise)
 	}
+	var err error
+	if f.meter, err = newMeter(a.cfg.StateDir, a.cfg.Price, time.Now); err != nil {
+		return err
+	}
+	a.stack.run("meter", f.meter.run)
+	f.dog = &watchdog{f: f, contact: a.swarm.contact, now: time.Now, run: runHook}
+	a.stack.run("watchdog", f.dog.watch)
 	a.roles.fleet.Store(f)
 	standing := f.standing
 	a.swarm.standing.Store(&standing)

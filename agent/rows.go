@@ -71,6 +71,9 @@ func row(j *jobs.Job) ui.Job {
 		User: j.ID.User, Prompt: j.ID.Prompt, Number: j.Number, Title: j.Title, State: j.State, Created: j.Created, Started: j.Started,
 		Ended: j.Ended, Worker: string(j.Worker), Percent: -1, Reason: j.Reason, Outputs: j.Outputs, Strikes: j.Strikes,
 	}
+	if j.GpuDone > 0 || j.State.Ended() { // a row that does not change is not sent again
+		r.GPU = gpuTime(j, j.Ended).Milliseconds()
+	}
 	if f := j.Failure; f != nil {
 		r.Reason, r.Cure = f.Message, jobCure(f)
 		if f.NodeType != "" {

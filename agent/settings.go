@@ -105,6 +105,12 @@ func Settings() []Setting {
 		{Name: "comfyui-user", Shape: Text, Group: groupGPU, Help: "OS user that runs ComfyUI. Default: the agent's own; for root comfyui if there is one, else nobody."},
 		{Name: "comfyui-version", Shape: Text, Group: groupGPU, Help: "Version that ComfyUI must be of: a worker of another one takes no jobs. Default: any."},
 		{Name: "models-dir", Shape: List, Group: groupGPU, Help: "Folders with models (checkpoints/, loras/ and so on) for the ComfyUIs that are started, separated by commas."},
+		{Name: "gpu-price", Shape: Text, Group: groupGPU, Help: "What this machine costs an hour, with its currency, e.g. --gpu-price=\"0.70 EUR\"."},
+		{Name: "idle-after", Shape: Duration, Default: "30m", Group: groupGPU, Help: "After so long without a job a machine with a price is called idle, and --idle-hook runs."},
+		{Name: "idle-hook", Shape: Text, Group: groupGPU, Help: "Command (sh -c) for an idle machine, e.g. \"shutdown -h now\". Nothing is ever ended or deleted without one."},
+		{Name: "dead-man-after", Shape: Duration, Default: "15m", Group: groupGPU, Help: "After so long without word of the workshop --dead-man-hook runs."},
+		{Name: "dead-man-hook", Shape: Text, Group: groupGPU, Help: "Command (sh -c) for a machine that has lost the workshop."},
+		{Name: "spot-notice", Shape: Text, Group: groupGPU, Help: "Where the provider says that it takes the machine back: a file that appears, or an address that answers 200. Then its jobs go back to the queue at once."},
 		{Name: "no-progress", Shape: Duration, Default: "10m", Group: groupGPU, Help: "How long a running job may show no progress before it is taken away and ComfyUI restarted; four times as long while it is seen working."},
 
 		{Name: "log-level", Shape: Text, Default: "info", Words: []string{"debug", "info", "warn", "error"}, Group: groupLog, Help: "The least that is logged: debug, info, warn or error."},

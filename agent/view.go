@@ -22,8 +22,9 @@ import (
 // view is what the dashboard of a core node shows: the tables, and beside them
 // what each node reports of itself (open pages, workers, progress, health).
 type view struct {
-	swarm *swarm
-	now   func() time.Time
+	swarm  *swarm
+	now    func() time.Time
+	ledger ledger
 	// retry queues a job again at a gateway, as its user did.
 	retry func(ctx context.Context, id jobs.ID) (jobs.ID, error)
 	// pass makes a sign-in link or a token.
@@ -78,7 +79,13 @@ func (v *view) View() ui.View {
 		last = lastEnded(t)
 	})
 	v.copies(log, out.Queue, out.Recent)
+	price := rates(all)
+	priced(price, out.Queue, out.Recent)
 	out.People = grid(known, online, load, last)
+	used := v.ledger.people(func(f func(*jobs.Job) bool) { m.Jobs(func(t *jobs.Table) { t.Rows(f) }) }, price, now)
+	for i := range out.People {
+		out.People[i].Used = used[out.People[i].Name]
+	}
 	out.Counts.People = len(out.People)
 	for _, p := range out.People {
 		if p.Online > 0 {

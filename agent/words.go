@@ -58,6 +58,9 @@ type WorkerID = cluster.WorkerID
 // Printed is the answer of GET /api/worker/log.
 type Printed = ui.Printed
 
+// Money is an amount of micro-units for people.
+func Money(micro int64, currency string) string { return ui.Money(micro, currency) }
+
 // Error is every refusal, with its Code.
 type Error = cluster.Error
 

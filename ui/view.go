@@ -180,6 +180,10 @@ type Node struct {
 	Seen    int64          `json:"seen"`              // its last report if that was a while ago; 0 = now (alive or slow) or never
 	Drained string         `json:"drained,omitempty"` // by whom it gets no new jobs
 	Waits   string         `json:"waits,omitempty"`   // what it waits for to be part of the workshop
+	// What it costs, if its price was given: an hour, and so far.
+	Price    int64  `json:"price,omitempty"` // micro-units of Currency
+	Spent    int64  `json:"spent,omitempty"`
+	Currency string `json:"currency,omitempty"`
 }
 
 // Worker is one ComfyUI process.
@@ -221,6 +225,9 @@ type Job struct {
 	Cure     string       `json:"cure,omitempty"` // of a failed one: what can be done
 	Outputs  int64        `json:"outputs"`
 	Strikes  uint8        `json:"strikes"`
+	GPU      int64        `json:"gpu,omitempty"`  // milliseconds that it has held a GPU
+	Cost     int64        `json:"cost,omitempty"` // micro-units of Currency
+	Currency string       `json:"currency,omitempty"`
 	// Copies is on how many machines the job is known to be, 0 = not known.
 	Copies int `json:"copies,omitempty"`
 }
@@ -252,6 +259,7 @@ type Person struct {
 	Waiting  int          `json:"waiting"`
 	Running  int          `json:"running"`
 	Error    string       `json:"error"` // of their last job, "" when it went well
+	Used     Used         `json:"used"`  // by their jobs, as far as the table still has them
 }
 
 // Act is one line of the audit.

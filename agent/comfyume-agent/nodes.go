@@ -164,6 +164,9 @@ func describeNode(w *tabwriter.Writer, v agent.View, n agent.Node) {
 	if n.Disk >= 0 {
 		line("disk", fmt.Sprintf("%d %% used where the state is kept", n.Disk))
 	}
+	if n.Price > 0 {
+		line("costs", fmt.Sprintf("%s an hour, %s so far", agent.Money(n.Price, n.Currency), agent.Money(n.Spent, n.Currency)))
+	}
 	line("waits for", n.Waits)
 	if n.Drained != "" {
 		line("drained by", n.Drained+"; end it with: comfyume-agent node drain --undo "+n.Name)

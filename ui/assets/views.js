@@ -1,7 +1,7 @@
 // Each function draws one section of the view into its place on the page.
 import { button, el, pill, rows, text } from "./dom.js";
 import * as verbs from "./verbs.js";
-import { age, bytes, clock, level, plural } from "./words.js";
+import { age, bytes, clock, level, money, plural } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -75,7 +75,7 @@ const seen = (n) => (n.seen ? [since(n.seen), " ago"] : [n.state === "alive" || 
 
 export function nodes(list, act) {
   rows($("nodes"), list, (n) => n.id, (n) =>
-    el("tr", {}, el("td", { title: n.id }, el("b", {}, n.name), n.waits ? el("div", { class: "quiet" }, n.waits) : ""), el("td", {}, n.roles.join(", ")),
+    el("tr", {}, el("td", { title: n.id }, el("b", {}, n.name), n.waits ? el("div", { class: "quiet" }, n.waits) : "", n.price ? el("div", { class: "quiet" }, `${money(n.price, n.currency)}/h, so far ${money(n.spent, n.currency)}`) : ""), el("td", {}, n.roles.join(", ")),
       el("td", {}, pill(n.state, level(n.state)), n.since ? el("span", { class: "quiet" }, " ", since(n.since)) : "", n.drained ? [" ", pill("drained", "warn", `by ${n.drained}`)] : ""),
       el("td", {}, n.part === "leader" ? el("b", {}, "leader") : n.part || "-"), el("td", {}, ...seen(n)),
       el("td", {}, n.disk < 0 ? "-" : el("span", { "data-level": n.disk >= 90 ? "fail" : n.disk >= 70 ? "warn" : "none" }, `${n.disk} %`)),
@@ -164,7 +164,7 @@ export function people(view, act, look) {
   rows($("people"), view.people.map((p) => ({ ...p, paused: isPaused(view.head, `user/${p.name}`) })), (p) => p.name, (p) =>
     el("li", { "data-level": p.error ? "fail" : "none" }, el("div", { class: "line" }, el("b", {}, p.name),
       pill(p.disabled ? "shut out" : p.online ? "online" : p.visited ? "away" : "not seen", p.disabled ? "warn" : p.online ? "good" : "none")),
-      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`), p.paused ? [" ", pill("paused", "warn")] : ""),
+      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`, p.used.gpu ? `, GPU ${age(p.used.gpu)}${Object.entries(p.used.cost ?? {}).map(([c, n]) => `, ${money(n, c)}`).join("")}` : ""), p.paused ? [" ", pill("paused", "warn")] : ""),
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
         el("button", { type: "button", "aria-label": `Errors: ${p.name}`, onclick: () => look(p.name) }, "Errors"),

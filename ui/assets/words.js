@@ -27,6 +27,11 @@ export function moment(ms) {
   return new Date(ms).toLocaleString([], { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 }
 
+/** money is an amount of micro-units: 0.70 EUR. */
+export function money(micro, currency) {
+  return `${(Math.floor(micro / 10_000) / 100).toFixed(2)} ${currency}`;
+}
+
 /** plural is a number with its noun: 1 voter, 3 voters. */
 export function plural(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;
