@@ -3,6 +3,7 @@
 # make test      vet, format and every test (race detector where a C compiler is)
 # make bench     the figures of the README, one line each
 # make bench-queue   our queue beside NATS JetStream, etcd and Redis, about 15 min; QUEUE_ARGS="--rounds 5"
+# make sim       the queue's modes in virtual time; TRACE=file SEED=n keeps one seed's events and checks its figures
 # make lint      the linters (installed into .cache at pinned versions)
 # make dist      static binaries for three platforms, with checksums
 # make chaos     breaks a workshop of processes on purpose and judges it from outside; see below
@@ -22,7 +23,7 @@ RUN_ARGS    ?=
 
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
-.PHONY: all run test bench chaos lint dist conformance wheels browser-wheels clean
+.PHONY: all run test bench sim chaos lint dist conformance wheels browser-wheels clean
 all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
@@ -75,6 +76,14 @@ bench-queue:
 	@$(BUILD) -o bin/benchnode ./agent/benchnode
 	@cd deploy/bench && $(BUILD) -o $(CURDIR)/bin/queuebench .
 	@bin/queuebench --ours $(CURDIR)/bin/benchnode --dir $(CACHE) $(QUEUE_ARGS) | grep -E '^(env|bench|kill|hogs|ratio) '
+
+# The same package that the agent links, in virtual time. The check shares no code with it.
+TRACE ?=
+sim:
+	@mkdir -p bin
+	@$(BUILD) -o bin/policysim ./cluster/policy/sim/policysim
+	@$(if $(TRACE),$(BUILD) -o bin/policycheck ./cluster/policy/sim/policycheck)
+	@$(if $(TRACE),bin/policysim -trace $(TRACE) -seed $(SEED) > $(TRACE).figures && cat $(TRACE).figures && bin/policycheck $(TRACE) $(TRACE).figures,bin/policysim)
 
 conformance: all
 	@test -n "$(COMFYUI_URL)" || { echo "name the ComfyUI: make conformance COMFYUI_URL=http://127.0.0.1:8188"; exit 2; }

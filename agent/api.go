@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -323,13 +324,9 @@ func (a *api) mode(w http.ResponseWriter, r *http.Request) {
 		answerError(w, err)
 		return
 	}
-	mode := policy.Mode(c.machine.Settings().Mode)
-	if mode == "" {
-		mode = policy.FIFO
-	}
 	answer(w, http.StatusOK, struct {
 		Mode policy.Mode `json:"mode"`
-	}{mode})
+	}{cmp.Or(policy.Mode(c.machine.Settings().Mode), policy.Default)})
 }
 
 // printed is what a worker's ComfyUI printed last.

@@ -194,7 +194,7 @@ func (c *core) waits() string {
 func (c *core) rules() queue.Rules {
 	set := c.machine.Settings()
 	r := queue.Rules{
-		Mode:     policy.Mode(set.Mode),
+		Mode:     cmp.Or(policy.Mode(set.Mode), policy.Default),
 		Paused:   policy.Pause{Users: map[cluster.User]bool{}, Workers: map[cluster.WorkerID]bool{}},
 		Draining: map[cluster.NodeID]bool{},
 	}

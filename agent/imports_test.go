@@ -35,6 +35,7 @@ func arrows() map[string][]string {
 		"cluster":               {},
 		"cluster/state":         all(vocabulary, tables),
 		"cluster/policy":        {"cluster", "cluster/jobs", "cluster/people", "cluster/models"},
+		"cluster/policy/sim":    {"cluster", "cluster/jobs", "cluster/policy"},
 		"cluster/blob":          vocabulary,
 		"cluster/blob/blobtest": {"cluster", "cluster/blob"},
 		"cluster/peer":          all(role, []string{"cluster/state"}),
@@ -61,12 +62,14 @@ func arrows() map[string][]string {
 		"roles/gpu/sensors":           {},
 		"ui":                          role,
 		// Programs that drive or measure the product from outside.
-		"agent/browsertest":  {"agent/doortest"},
-		"agent/doortest":     {},
-		"agent/benchnode":    {"roles/queue", "cluster/...", "cluster"},
-		"agent/chaos":        {"agent/chaos/...", "agent/doortest", "cluster/tailnet/controltest"},
-		"agent/chaos/oracle": {"agent/doortest"},
-		"agent/chaos/world":  {"agent/chaos/oracle", "agent/doortest", "cluster/tailnet/controltest"},
+		"cluster/policy/sim/policysim":   {"cluster/policy", "cluster/policy/sim"},
+		"cluster/policy/sim/policycheck": {},
+		"agent/browsertest":              {"agent/doortest"},
+		"agent/doortest":                 {},
+		"agent/benchnode":                {"roles/queue", "cluster/...", "cluster"},
+		"agent/chaos":                    {"agent/chaos/...", "agent/doortest", "cluster/tailnet/controltest"},
+		"agent/chaos/oracle":             {"agent/doortest"},
+		"agent/chaos/world":              {"agent/chaos/oracle", "agent/doortest", "cluster/tailnet/controltest"},
 	}
 	for _, t := range tables {
 		m[t] = vocabulary

@@ -122,7 +122,7 @@ func (v *view) head(s consensus.Status, all []heardOf) ui.Head {
 	set := v.swarm.core.machine.Settings()
 	h := ui.Head{
 		Node: v.swarm.self.Name, Version: v.swarm.self.Version, Term: s.Term, Voters: s.Voters(), Leader: v.name(s.Leader), Level: v.swarm.core.machine.Level(),
-		Mode: string(cmp.Or(policy.Mode(set.Mode), policy.FIFO)), Survives: v.survives(s), ReadOnly: v.readOnly(s),
+		Mode: string(cmp.Or(policy.Mode(set.Mode), policy.Default)), Survives: v.survives(s), ReadOnly: v.readOnly(s),
 	}
 	for _, p := range set.Pauses {
 		h.Pauses = append(h.Pauses, ui.Pause{Scope: string(p.Scope), Actor: p.Actor, Why: p.Why, At: p.At})

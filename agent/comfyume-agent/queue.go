@@ -20,7 +20,7 @@ type queueCommands struct {
 	Ls     queueList   `cmd:"" help:"List the jobs that wait or run."`
 	Pause  queuePause  `cmd:"" help:"Start no new jobs: of everybody, of one user, or on one worker. What runs goes on to its end."`
 	Resume queueResume `cmd:"" help:"End a pause."`
-	Mode   queueMode   `cmd:"" help:"Print the rule by which waiting jobs are ordered, or choose it: fifo, round-robin or priority."`
+	Mode   queueMode   `cmd:"" help:"Print the rule by which waiting jobs are ordered, or choose it: fair, fifo, round-robin or priority."`
 }
 
 type queueList struct {
@@ -220,7 +220,7 @@ func (q *queueResume) Run(ctx context.Context, t *terminal, g *grammar) error {
 }
 
 type queueMode struct {
-	Mode string `arg:"" optional:"" help:"fifo, round-robin or priority."`
+	Mode string `arg:"" optional:"" help:"fair, fifo, round-robin or priority."`
 }
 
 // Run prints or chooses the mode. Which modes there are is the agent's to say.

@@ -35,6 +35,9 @@ type Submit struct {
 	Secrets    cluster.NodeID `cbor:"11,keyasint,omitempty"`
 	Front      bool           `cbor:"12,keyasint,omitempty"` // before the user's own waiting jobs of that priority
 	MaxWaiting uint64         `cbor:"13,keyasint,omitempty"`
+	// Since level 2; see Job. A proposer leaves them out below that.
+	Models []string `cbor:"14,keyasint,omitempty"`
+	Form   string   `cbor:"15,keyasint,omitempty"`
 }
 
 // MaxBody is the largest compressed body a row may hold, in bytes.

@@ -11,6 +11,9 @@ func (t *Table) Digest(d *cluster.Digest) {
 	}
 	for u, a := range t.users {
 		d.Row("account").Text(string(u)).Int(a.number).Int(a.endNumber)
+		if a.used != 0 {
+			d.Int(a.used).Int(a.usedAt)
+		}
 		for _, m := range a.served {
 			d.Int(m.At).Int(m.N)
 		}
@@ -45,5 +48,11 @@ func (j *Job) digest(d *cluster.Digest) {
 	}
 	for _, a := range j.Past {
 		d.Int(int64(a.Epoch)).Text(string(a.Worker)).Int(a.Started) //nolint:gosec // only compared
+	}
+	for _, m := range j.Models {
+		d.Row("model").Text(m)
+	}
+	if j.Form != "" {
+		d.Row("form").Text(j.Form)
 	}
 }

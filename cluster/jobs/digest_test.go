@@ -16,8 +16,8 @@ func TestDigestNoticesEveryField(t *testing.T) {
 		return jobs.Snapshot{Seq: 5, Rows: []jobs.Job{{
 			ID: jobs.ID{User: "ann", Prompt: "p"}, Seq: 3, Order: 3, Number: 1, State: jobs.Pending, Body: []byte("b"),
 			Inputs: []jobs.Input{{Value: "a"}}, Classes: []string{"c"}, Failure: &jobs.Failure{Type: "x"}, Tried: []string{"w"},
-			Past: []jobs.Attempt{{Epoch: 1, Worker: "w"}}, NoRoom: []jobs.Memory{{Device: "d", VRAM: 1}},
-		}}, Accounts: []jobs.Account{{User: "ann", Number: 9, Served: []jobs.Minute{{At: 1, N: 1}}}}, Orphans: []jobs.Orphan{{Job: jobs.ID{User: "ann", Prompt: "p"}, Epoch: 1, Worker: "w"}}}
+			Past: []jobs.Attempt{{Epoch: 1, Worker: "w"}}, NoRoom: []jobs.Memory{{Device: "d", VRAM: 1}}, Models: []string{"m"}, Form: "f",
+		}}, Accounts: []jobs.Account{{User: "ann", Number: 9, Served: []jobs.Minute{{At: 1, N: 1}}, Used: 3, UsedAt: 1}}, Orphans: []jobs.Orphan{{Job: jobs.ID{User: "ann", Prompt: "p"}, Epoch: 1, Worker: "w"}}}
 	}
 	sum := func(s jobs.Snapshot) uint64 {
 		var d cluster.Digest

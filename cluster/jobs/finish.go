@@ -126,6 +126,9 @@ func (c *Finish) write(j *Job) {
 
 // end closes a job and numbers it in its user's history.
 func (t *Table) end(j *Job, s State, now int64, change func(*Job)) {
+	if j.GpuDone == 0 {
+		t.charge(j, now)
+	}
 	t.move(j, func(j *Job) {
 		a := t.account(j.ID.User)
 		a.endNumber++
@@ -135,4 +138,5 @@ func (t *Table) end(j *Job, s State, now int64, change func(*Job)) {
 			a.serve(now)
 		}
 	})
+	t.ran(j)
 }

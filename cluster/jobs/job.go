@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -138,6 +139,13 @@ type Job struct {
 	Past      []Attempt `cbor:"34,keyasint,omitempty" json:"-"`                    // attempts before the newest, oldest first, at most maxPast
 	Finished  uint64    `cbor:"35,keyasint,omitempty" json:"-"`                    // epoch of the attempt, Worker's, whose Finish ended the job; 0 = ended otherwise
 	NoRoom    []Memory  `cbor:"40,keyasint,omitempty" json:"-"`                    // GPUs that it ran out of memory on: it never goes to one of that kind again
+
+	// Models are the model files that the graph loads, sorted: a worker that has
+	// them in memory begins sooner. Form stands for the graph without its words and
+	// seeds: jobs of one form take about equally long. Both are empty in jobs that
+	// were queued below level 2, which cost their user nothing.
+	Models []string `cbor:"36,keyasint,omitempty" json:"models,omitempty"`
+	Form   string   `cbor:"37,keyasint,omitempty" json:"-"`
 }
 
 // Memory is a kind of GPU and how much memory a worker has of it.
@@ -159,6 +167,9 @@ const maxPast = 8
 // Fronted reports whether the instructor put the job to the very front: it goes
 // before all that were not, in every mode.
 func (j *Job) Fronted() bool { return j.Order < 0 }
+
+// LoadKey names the set of models that the job loads, "" for none.
+func (j *Job) LoadKey() string { return strings.Join(j.Models, "\n") }
 
 // newest reports whether the lease is that of the row's newest attempt.
 func (j *Job) newest(l Lease) bool {

@@ -93,10 +93,14 @@ func (t *Table) submit(c *Submit, now int64) (func() any, []ID, error) {
 		t.seq++
 		a := t.account(c.ID.User)
 		a.number++
+		if c.Form != "" && a.open.size == 0 {
+			t.catchUp(a, now)
+		}
 		j := &Job{
 			ID: c.ID, Seq: t.seq, Order: int64(t.seq), Number: a.number, State: Pending, ClientID: c.ClientID,
 			BodyHash: c.BodyHash, Body: c.Body, Inputs: c.Inputs, Classes: c.Classes, WorkflowID: cluster.Clip(c.WorkflowID, 200),
 			Title: cluster.Clip(c.Title, 200), Priority: c.Priority, APINodes: c.APINodes, Secrets: c.Secrets, Created: now,
+			Models: c.Models, Form: cluster.Clip(c.Form, 64),
 		}
 		t.insert(j)
 		if c.Front {
@@ -140,6 +144,7 @@ func (t *Table) started(c *Started, now int64) (func() any, []ID, error) {
 	}
 	return func() any {
 		t.move(j, func(j *Job) { j.State, j.Started = Running, now })
+		t.began(j)
 		return nil
 	}, []ID{j.ID}, nil
 }
@@ -152,6 +157,7 @@ func (t *Table) gpuDone(c *GpuDone, now int64) (func() any, []ID, error) {
 	switch j.State {
 	case Running:
 		return func() any {
+			t.charge(j, now)
 			t.move(j, func(j *Job) { j.State, j.GpuDone = Storing, now })
 			return nil
 		}, []ID{j.ID}, nil
@@ -201,6 +207,9 @@ func (t *Table) requeue(c *Requeue, now int64) (func() any, []ID, error) {
 				j.Failure = notRetried(reason)
 			})
 		default:
+			if c.Strike {
+				t.charge(j, now) // the job may be the cause; else its user pays nothing for what is lost
+			}
 			t.move(j, func(j *Job) {
 				note(j)
 				j.retire()

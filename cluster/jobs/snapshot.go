@@ -21,6 +21,8 @@ type Account struct {
 	Number    int64        `cbor:"2,keyasint"`
 	EndNumber int64        `cbor:"3,keyasint"`
 	Served    []Minute     `cbor:"4,keyasint,omitempty"`
+	Used      int64        `cbor:"5,keyasint,omitempty"` // GPU time in microseconds, as it had decayed at UsedAt
+	UsedAt    int64        `cbor:"6,keyasint,omitempty"` // minutes since 1970
 }
 
 // Snapshot copies the table.
@@ -28,7 +30,7 @@ func (t *Table) Snapshot() Snapshot {
 	s := Snapshot{Seq: t.seq, Rows: make([]Job, 0, t.all.size), Orphans: slices.Clone(t.orphans)}
 	t.Rows(func(j *Job) bool { s.Rows = append(s.Rows, j.copy()); return true })
 	for u, a := range t.users {
-		s.Accounts = append(s.Accounts, Account{User: u, Number: a.number, EndNumber: a.endNumber, Served: slices.Clone(a.served)})
+		s.Accounts = append(s.Accounts, Account{User: u, Number: a.number, EndNumber: a.endNumber, Served: slices.Clone(a.served), Used: a.used, UsedAt: a.usedAt})
 	}
 	slices.SortFunc(s.Accounts, func(a, b Account) int { return cmp.Compare(a.User, b.User) })
 	return s
@@ -41,6 +43,7 @@ func Restore(s Snapshot) *Table {
 	for _, in := range s.Accounts {
 		a := t.account(in.User)
 		a.number, a.endNumber, a.served = in.Number, in.EndNumber, slices.Clone(in.Served)
+		a.used, a.usedAt = in.Used, in.UsedAt
 	}
 	rows := slices.Clone(s.Rows)
 	// Ended rows are filed in the order in which they ended.
@@ -50,5 +53,6 @@ func Restore(s Snapshot) *Table {
 		j.backfill()
 		t.insert(&j)
 	}
+	t.recall()
 	return t
 }

@@ -21,6 +21,7 @@ type Table struct {
 	orphans []Orphan // oldest first
 	counts  Counts
 	seq     uint64
+	past    past
 }
 
 // account is what the table remembers of one user.
@@ -31,13 +32,17 @@ type account struct {
 	running   int      // of the open ones, those that a worker holds
 	ended     []*Job   // by EndNumber
 	served    []Minute // oldest first
+	lanes     []*Lane  // of the open ones, those that are pending
+	used      int64    // see Used
+	usedAt    int64    // minutes since 1970
+	began     int64    // when a worker last started one of the user's jobs
 }
 
 // New returns an empty table.
 func New() *Table {
 	return &Table{
 		rows: map[ID]*Job{}, users: map[cluster.User]*account{}, active: map[ID]*Job{},
-		all: line{key: bySeq}, waiting: line{key: byOrder},
+		all: line{key: bySeq}, waiting: line{key: byOrder}, past: newPast(),
 	}
 }
 
@@ -67,17 +72,6 @@ func (t *Table) Rows(f func(*Job) bool) { t.all.each(f) }
 // Waiting calls f for each job that waits for a GPU, in queue order, until f
 // returns false. f must not keep or change the row.
 func (t *Table) Waiting(f func(*Job) bool) { t.waiting.each(f) }
-
-// Turns calls f once for each user with open jobs, in no order. next gives those
-// jobs one by one, nil at the end: first what the instructor fronted, then by
-// priority, then by place. Neither next nor a row may be kept.
-func (t *Table) Turns(f func(u cluster.User, next func() *Job)) {
-	for u, a := range t.users {
-		if a.open.size > 0 {
-			f(u, a.open.walk())
-		}
-	}
-}
 
 // Active returns the jobs that a worker holds, oldest first.
 func (t *Table) Active() []Job {
@@ -185,6 +179,9 @@ func (t *Table) place(j *Job) {
 		return
 	}
 	a.open.add(j)
+	if j.State == Pending {
+		a.enter(j)
+	}
 	if j.State == Pending || j.State == Assigned {
 		t.waiting.add(j)
 	}
@@ -198,6 +195,9 @@ func (t *Table) unplace(j *Job) {
 	a := t.account(j.ID.User)
 	t.counts.add(j.State, -1)
 	a.open.remove(j)
+	if j.State == Pending {
+		a.leave(j)
+	}
 	t.waiting.remove(j)
 	if j.State.Active() {
 		delete(t.active, j.ID)

@@ -71,7 +71,10 @@ func (w *world) drawCommand() cluster.Command {
 	yes := rapid.Bool().Draw(w.T, "yes")
 	switch rapid.IntRange(0, 16).Draw(w.T, "command") {
 	case 0, 1, 2:
-		return &jobs.Submit{ID: w.drawID(), BodyHash: "h", Body: []byte("b"), Priority: priority, Front: yes, APINodes: rapid.IntRange(0, 5).Draw(w.T, "api") == 0}
+		return &jobs.Submit{
+			ID: w.drawID(), BodyHash: "h", Body: []byte("b"), Priority: priority, Front: yes, APINodes: rapid.IntRange(0, 5).Draw(w.T, "api") == 0,
+			Models: rapid.SampledFrom([][]string{nil, {"m"}, {"n"}, {"m", "n"}}).Draw(w.T, "models"), Form: rapid.SampledFrom([]string{"", "f", "g"}).Draw(w.T, "form"),
+		}
 	case 3, 4, 5:
 		id := w.drawID()
 		row, _ := w.tab.Job(id)
@@ -223,31 +226,40 @@ func (w *world) checkIndexes() {
 			w.Fatalf("%s: served %d, want %d; running %d, want %d", u, got, served, w.tab.RunningOf(u), running[u])
 		}
 	}
-	w.checkTurns(open)
+	w.checkLanes(open)
 	w.checkOrphans()
 }
 
-func (w *world) checkTurns(open map[cluster.User][]jobs.Job) {
-	w.tab.Turns(func(u cluster.User, next func() *jobs.Job) {
-		want := open[u]
+func (w *world) checkLanes(open map[cluster.User][]jobs.Job) {
+	pending := map[string][]jobs.Job{}
+	lane := func(u cluster.User, p jobs.Priority, classes, models []string) string { return fmt.Sprint(u, p, classes, models) }
+	for u, rows := range open {
+		for _, j := range rows {
+			if j.State == jobs.Pending {
+				key := lane(u, j.Priority, j.Classes, j.Models)
+				pending[key] = append(pending[key], j)
+			}
+		}
+	}
+	w.tab.Lanes(func(l *jobs.Lane) {
+		key := lane(l.User, l.Priority, l.Classes, l.Models)
+		want := pending[key]
 		slices.SortFunc(want, func(a, b jobs.Job) int {
 			if a.Fronted() != b.Fronted() {
 				return cmp.Compare(a.Order, b.Order)
 			}
-			if !a.Fronted() && a.Priority != b.Priority {
-				return cmp.Compare(a.Priority, b.Priority)
-			}
 			return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.Seq, b.Seq))
 		})
 		var got []jobs.Job
+		next := l.Walk()
 		for j := next(); j != nil; j = next() {
 			got = append(got, *j)
 		}
-		w.same("turns", got, want)
-		delete(open, u)
+		w.same("lane", got, want)
+		delete(pending, key)
 	})
-	if len(open) > 0 {
-		w.Fatalf("no turn for %v", open)
+	if len(pending) > 0 {
+		w.Fatalf("no lane for %v", pending)
 	}
 }
 

@@ -34,6 +34,8 @@ type Log interface {
 type Replica interface {
 	Await(ctx context.Context, index uint64) error
 	Permits(k cluster.Kind) error
+	// Fit is the command without what the agreed level does not know.
+	Fit(cmd cluster.Command) cluster.Command
 }
 
 // Proposals is the one way into the log for everything on this node.
@@ -60,6 +62,7 @@ func (p Proposals) Propose(ctx context.Context, cmds ...cluster.Command) (cluste
 			if err := p.Replica.Permits(c.Kind()); err != nil {
 				return cluster.Outcome{}, err
 			}
+			c = p.Replica.Fit(c)
 		}
 		id, err := uuid.NewV7()
 		if err != nil {

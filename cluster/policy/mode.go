@@ -16,21 +16,21 @@ const (
 	FIFO       Mode = "fifo"        // by place in the queue
 	RoundRobin Mode = "round-robin" // the user with the fewest running and served in the last hour, then as Priority
 	Priority   Mode = "priority"    // instructor, high, normal, low, then by place
-	Fair       Mode = "fair"        // shares of GPU time; not built yet
+	Fair       Mode = "fair"        // the user who has had the least GPU time, with a preference for loaded models
 )
 
-// Modes lists the modes that can be chosen. The first is the default.
-func Modes() []Mode { return []Mode{FIFO, RoundRobin, Priority} }
+// Default is the mode of a workshop in which none was chosen.
+const Default = Fair
+
+// Modes lists the modes that can be chosen.
+func Modes() []Mode { return []Mode{Fair, FIFO, RoundRobin, Priority} }
 
 // ParseMode reads a mode's name, also as the predecessor wrote it (round_robin).
 // One that cannot be chosen is Invalid.
 func ParseMode(s string) (Mode, error) {
 	m := Mode(strings.ReplaceAll(strings.ToLower(strings.TrimSpace(s)), "_", "-"))
-	switch {
-	case slices.Contains(Modes(), m):
+	if slices.Contains(Modes(), m) {
 		return m, nil
-	case m == Fair:
-		return "", cluster.Errorf(cluster.Invalid, "The queue mode fair is not built yet. Use %s.", choice())
 	}
 	return "", cluster.Errorf(cluster.Invalid, "There is no queue mode %q. Use %s.", s, choice())
 }

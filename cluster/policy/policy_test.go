@@ -116,7 +116,7 @@ func TestPauseAndDrain(t *testing.T) {
 		for _, mode := range policy.Modes() {
 			tt.view.Mode = mode
 			want := tt.want
-			if mode == policy.RoundRobin && tt.name == "nothing" {
+			if (mode == policy.RoundRobin || mode == policy.Fair) && tt.name == "nothing" {
 				want = "p3>a p2>c" // ann has one by then
 			}
 			if got := told(policy.Pick(tt.view)); got != want {
@@ -132,15 +132,22 @@ func TestModes(t *testing.T) {
 		waitingOf("bob", 5), with(waitingOf("cec", 6), priority(jobs.Instructor)), with(waitingOf("dan", 7), priority(jobs.High)), with(waitingOf("eva", 8), front),
 	}
 	busy := jobs.Job{ID: jobs.ID{User: "cec", Prompt: "r"}, Seq: 100, Order: 100, State: jobs.Running}
-	served := jobs.Account{User: "dan", Served: []jobs.Minute{{At: 10, N: 1}, {At: 60, N: 2}}}
+	served := jobs.Account{User: "dan", Served: []jobs.Minute{{At: 10, N: 1}, {At: 60, N: 2}}, Used: 70_000_000, UsedAt: 70}
+	used := jobs.Account{User: "bob", Used: 20_000_000, UsedAt: 70}
+	for i := range rows {
+		rows[i].Created = 69 * 60_000
+	}
 	workers := []jobs.Claim{worker("a"), worker("b"), worker("c"), worker("d"), worker("e"), worker("f"), worker("g"), worker("h")}
 	for mode, want := range map[policy.Mode]string{
 		policy.FIFO:     "p8>a p1>b p2>c p3>d p4>e p5>f p6>g p7>h",
 		policy.Priority: "p8>a p6>b p3>c p7>d p1>e p2>f p5>g p4>h",
 		// ann and bob have had nothing, cec has one, dan had two in this hour.
 		policy.RoundRobin: "p8>a p3>b p5>c p6>d p1>e p4>f p7>g p2>h",
+		// cec's runs and counts as half a minute, as does each that is given out; bob
+		// has had 20 s and dan 70 s.
+		policy.Fair: "p8>a p3>b p5>c p6>d p1>e p4>f p2>g p7>h",
 	} {
-		v := policy.View{Jobs: jobs.Restore(jobs.Snapshot{Rows: append(slices.Clone(rows), busy), Accounts: []jobs.Account{served}}), Idle: workers, Mode: mode, Now: 70 * 60_000}
+		v := policy.View{Jobs: jobs.Restore(jobs.Snapshot{Rows: append(slices.Clone(rows), busy), Accounts: []jobs.Account{served, used}}), Idle: workers, Mode: mode, Now: 70 * 60_000}
 		if got := told(policy.Pick(v)); got != want {
 			t.Errorf("%s: %q, want %q", mode, got, want)
 		}
@@ -174,14 +181,13 @@ func TestAdmit(t *testing.T) {
 }
 
 func TestParseMode(t *testing.T) {
-	for s, want := range map[string]policy.Mode{" FIFO ": policy.FIFO, "round_robin": policy.RoundRobin, "round-robin": policy.RoundRobin, "Priority": policy.Priority} {
+	for s, want := range map[string]policy.Mode{" FIFO ": policy.FIFO, "round_robin": policy.RoundRobin, "round-robin": policy.RoundRobin, "Priority": policy.Priority, "fair": policy.Fair} {
 		if m, err := policy.ParseMode(s); m != want || err != nil {
 			t.Errorf("ParseMode(%q) = %q, %v", s, m, err)
 		}
 	}
 	for s, want := range map[string]string{
-		"fair":   "The queue mode fair is not built yet. Use fifo, round-robin or priority.",
-		"random": `There is no queue mode "random". Use fifo, round-robin or priority.`,
+		"random": `There is no queue mode "random". Use fair, fifo, round-robin or priority.`,
 	} {
 		if _, err := policy.ParseMode(s); cluster.CodeOf(err) != cluster.Invalid || err.Error() != want {
 			t.Errorf("ParseMode(%q) = %v, want %q", s, err, want)

@@ -41,6 +41,10 @@ func drawRows(t *rapid.T) []jobs.Job {
 	for i := range rapid.IntRange(0, 14).Draw(t, "jobs") {
 		j := waitingOf(rapid.SampledFrom(users).Draw(t, "user"), i+1)
 		j.State = rapid.SampledFrom([]jobs.State{jobs.Pending, jobs.Pending, jobs.Pending, jobs.Pending, jobs.Assigned, jobs.Running, jobs.Held}).Draw(t, "state")
+		j.Created = now - rapid.SampledFrom([]int64{60_000, 799_999, 800_000}).Draw(t, "waits")
+		if j.State == jobs.Running {
+			j.Worker, j.Started = "v9", now-rapid.Int64Range(0, 50_000).Draw(t, "runs")
+		}
 		j.Priority = jobs.Priority(rapid.IntRange(0, 3).Draw(t, "priority"))
 		j.Epoch = rapid.Uint64Range(0, 5).Draw(t, "epoch")
 		j.Classes = rapid.SliceOfDistinct(rapid.SampledFrom(classes), rapid.ID[string]).Draw(t, "classes")
@@ -61,7 +65,7 @@ func drawView(t *rapid.T) (policy.View, []jobs.Job) {
 	rows := drawRows(t)
 	s := jobs.Snapshot{Rows: rows}
 	for _, u := range users {
-		s.Accounts = append(s.Accounts, jobs.Account{User: u, Served: []jobs.Minute{{At: rapid.Int64Range(38, 42).Draw(t, "minute"), N: rapid.Int64Range(0, 3).Draw(t, "served")}}})
+		s.Accounts = append(s.Accounts, jobs.Account{User: u, Served: []jobs.Minute{{At: rapid.Int64Range(38, 42).Draw(t, "minute"), N: rapid.Int64Range(0, 3).Draw(t, "served")}}, Used: rapid.Int64Range(0, 3).Draw(t, "used") * 30_000_000, UsedAt: now / 60_000})
 	}
 	v := policy.View{
 		Jobs: jobs.Restore(s), Now: now, Mode: rapid.SampledFrom(policy.Modes()).Draw(t, "mode"),
@@ -110,28 +114,58 @@ func (m *model) busy() []jobs.Claim {
 
 func had(j jobs.Job, c jobs.Claim) bool { return slices.Contains(j.Tried, string(c.Worker)) }
 
-// before is the order of the mode when users have had so much.
-func (m *model) before(load map[cluster.User]int, a, b jobs.Job) int {
+// standing is what the model keeps of users.
+type standing struct {
+	had  map[cluster.User]int   // jobs running and served
+	runs map[cluster.User]int   // jobs running
+	used map[cluster.User]int64 // milliseconds of GPU time
+	last map[cluster.User]int64 // start
+}
+
+func (m *model) starves(s standing, j jobs.Job) bool {
+	return s.runs[j.ID.User] == 0 && m.Now-max(s.last[j.ID.User], j.Created) >= 800_000
+}
+
+// before is the order of the mode as users stand.
+func (m *model) before(s standing, a, b jobs.Job) int {
 	byPlace := cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.Seq, b.Seq))
+	u, v := a.ID.User, b.ID.User
 	switch {
 	case a.Order < 0 || b.Order < 0 || m.Mode == policy.FIFO:
 		return byPlace
 	case m.Mode == policy.Priority:
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), byPlace)
+	case m.Mode == policy.RoundRobin:
+		return cmp.Or(cmp.Compare(s.had[u], s.had[v]), cmp.Compare(a.Priority, b.Priority), byPlace)
 	}
-	return cmp.Or(cmp.Compare(load[a.ID.User], load[b.ID.User]), cmp.Compare(a.Priority, b.Priority), byPlace)
+	switch x, y := m.starves(s, a), m.starves(s, b); {
+	case x && y:
+		return cmp.Or(cmp.Compare(max(s.last[u], a.Created), max(s.last[v], b.Created)), byPlace)
+	case x:
+		return -1
+	case y:
+		return 1
+	}
+	return cmp.Or(cmp.Compare(s.used[u], s.used[v]), cmp.Compare(a.Priority, b.Priority), byPlace)
 }
 
 // pick considers one job after the other and looks for the next anew each time.
+// Nothing is known of these jobs' run times: each counts as 30 s.
 func (m *model) pick() []jobs.Assign {
-	load := map[cluster.User]int{}
+	s := standing{map[cluster.User]int{}, map[cluster.User]int{}, map[cluster.User]int64{}, map[cluster.User]int64{}}
 	var queue []jobs.Job
 	for _, u := range users {
-		load[u] = m.Jobs.Served(u, m.Now)
+		s.had[u], s.used[u] = m.Jobs.Served(u, m.Now), m.Jobs.Used(u, m.Now)/1000
 	}
 	for _, j := range m.rows {
 		if j.State.Active() {
-			load[j.ID.User]++
+			s.had[j.ID.User]++
+			s.runs[j.ID.User]++
+			s.used[j.ID.User] += 30_000
+			if j.Started > 0 {
+				s.used[j.ID.User] += max(30_000, m.Now-j.Started) - 30_000
+				s.last[j.ID.User] = max(s.last[j.ID.User], j.Started)
+			}
 		}
 		if m.ready(j) {
 			queue = append(queue, j)
@@ -140,7 +174,7 @@ func (m *model) pick() []jobs.Assign {
 	idle, busy := m.idle(), m.busy()
 	var out []jobs.Assign
 	for len(queue) > 0 && len(idle) > 0 {
-		slices.SortFunc(queue, func(a, b jobs.Job) int { return m.before(load, a, b) })
+		slices.SortFunc(queue, func(a, b jobs.Job) int { return m.before(s, a, b) })
 		j := queue[0]
 		queue = queue[1:]
 		fresh := func(c jobs.Claim) bool { return c.Can(&j) && !had(j, c) }
@@ -153,7 +187,10 @@ func (m *model) pick() []jobs.Assign {
 		}
 		out = append(out, jobs.Assign{Lease: jobs.Lease{Job: j.ID, Worker: idle[at].Worker, Epoch: j.Epoch + 1}})
 		busy, idle = append(busy, idle[at]), slices.Delete(idle, at, at+1)
-		load[j.ID.User]++
+		s.had[j.ID.User]++
+		s.runs[j.ID.User]++
+		s.used[j.ID.User] += 30_000
+		s.last[j.ID.User] = m.Now
 	}
 	return out
 }

@@ -14,7 +14,8 @@ import (
 
 // baseLevel is the level of this release; see Level. The first release in which
 // nodes share a table has level 1: everything it knows may be proposed at once.
-const baseLevel = 1
+// Level 2 brings what fair needs: a job's models and form.
+const baseLevel = 2
 
 // Envelope is a command as it stands in the log.
 type Envelope struct {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
 )
 
 // The kinds of agreement between builds and replicas.
@@ -52,6 +53,17 @@ func (m *Machine) Permits(k cluster.Kind) error {
 		return cluster.Errorf(cluster.Conflict, "this needs level %d and the workshop is at %d: some node still runs an older version; see node ls", since(k), have)
 	}
 	return nil
+}
+
+// Fit is the command as it may be proposed now: without what the agreed level
+// does not know. Older builds would pass over it, and their tables differ.
+func (m *Machine) Fit(cmd cluster.Command) cluster.Command {
+	if c, ok := cmd.(*jobs.Submit); ok && m.Level() < 2 && (c.Form != "" || c.Models != nil) {
+		older := *c
+		older.Form, older.Models = "", nil
+		return &older
+	}
+	return cmd
 }
 
 // planLevel checks a SetLevel or a Checkpoint.

@@ -52,6 +52,7 @@ func samples() []cluster.Command {
 		&files.PutSettings{User: "user001", Settings: []files.Setting{{Key: "a", Value: []byte("1")}}},
 		&files.PutInput{User: "user001", Place: files.Place{Area: files.Input, Name: "a.png"}, Ref: ref, Size: 3},
 		&jobs.Submit{ID: id, ClientID: "c", BodyHash: "h", Body: []byte("body"), Classes: []string{"SaveImage"}, Priority: jobs.Normal},
+		&jobs.Submit{ID: id, BodyHash: "h", Body: []byte("body"), Priority: jobs.Normal, Models: []string{"ltx-2.safetensors"}, Form: "0011223344556677"},
 		&jobs.Assign{Lease: lease},
 		&jobs.Started{Lease: lease},
 		&files.PutOutputs{User: "user001", Prompt: "p1", Worker: "n/0", Epoch: 1, Outputs: []files.NewOutput{{Item: "9/images/0", Area: files.Output, Name: "ComfyUI_00007_.png", Ref: ref, Size: 3}}},

@@ -109,6 +109,7 @@ func (g *Gateway) submitOf(user cluster.User, req *comfy.PromptRequest, graph *c
 		ID: jobs.ID{User: user, Prompt: req.PromptID}, ClientID: req.ClientID, BodyHash: hash, Body: packed,
 		Inputs: g.inputsOf(user, graph), Classes: graph.Classes(), WorkflowID: comfy.WorkflowID(req.ExtraData), Title: titleOf(graph),
 		Priority: jobs.Normal, Front: req.Front, MaxWaiting: g.cfg.MaxWaiting,
+		Models: graph.Models(), Form: graph.Form(),
 	}
 	slices.Sort(cmd.Classes)
 	cmd.Classes = slices.Compact(cmd.Classes)

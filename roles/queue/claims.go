@@ -149,7 +149,9 @@ func (s *Steward) decide() []grant {
 		if len(view.Idle) == 0 {
 			return
 		}
-		for _, a := range policy.Pick(view) {
+		d := policy.Decide(view)
+		s.memory.Note(t, d, view.Now)
+		for _, a := range d.Assign {
 			c := byWorker[a.Lease.Worker]
 			c.inFlight = true
 			grants = append(grants, grant{claim: c, lease: a.Lease})
@@ -162,7 +164,7 @@ func (s *Steward) decide() []grant {
 // The lock is held.
 func (s *Steward) view(t *jobs.Table, rules Rules) (policy.View, map[cluster.WorkerID]*claim) {
 	active := t.Active()
-	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining}
+	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining, Passed: s.memory.Passed()}
 	byWorker := map[cluster.WorkerID]*claim{}
 	for _, c := range s.idle(active) {
 		v.Idle = append(v.Idle, c.Claim)

@@ -91,6 +91,7 @@ type Steward struct {
 	clocks  map[jobs.ID]clock
 	lost    map[jobs.Lease]string // to be taken back, and why
 	workers map[cluster.WorkerID]*worker
+	memory  policy.Memory
 }
 
 // New checks the configuration and returns a steward that does nothing before Run.

@@ -62,7 +62,7 @@ const modeTexts = {
   fifo: "Jobs run in the order in which they came.",
   "round-robin": "Users take turns: next is the one with the fewest jobs running and served in the last hour.",
   priority: "The instructor's jobs first, then high, normal and low; those of one kind in the order in which they came.",
-  fair: "Shares of GPU time.",
+  fair: "Next is the user who has had the least GPU time; whose models are loaded already may go a little earlier.",
 };
 
 export const mode = (word) => ({ action: { verb: "mode", mode: word }, title: `Order the queue by ${word}?`, text: modeTexts[word] ?? "", done: `The queue's order is ${word} now.` });

@@ -1,0 +1,285 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/jobs"
+)
+
+// round is one decision on its way.
+type round struct {
+	view   *View
+	bounds Bounds
+	idle   []jobs.Claim // left
+	busy   []jobs.Claim // at work, those that were given a job in this round among them
+	people map[cluster.User]*person
+	heads  []*head
+	loaded map[cluster.WorkerID]string // what this round changes of Table.Loaded
+	freeAt map[cluster.WorkerID]int64  // fair: when those at work are expected to be free
+	given  map[jobs.ID]bool
+	out    []jobs.Assign
+	passed []jobs.ID
+	// charged: the people's use has what runs in it
+	charged bool
+}
+
+// person is what counts of a user when turns are compared.
+type person struct {
+	name    cluster.User
+	blocked bool  // nothing of theirs may begin
+	had     int   // round-robin: jobs running and served in the last hour
+	running int   // jobs that a worker holds
+	used    int64 // fair: GPU time had, and expected of what runs, in microseconds
+	began   int64 // when something of theirs began last
+}
+
+// head is the next job of a lane that somebody could have.
+type head struct {
+	*person
+	load string // its LoadKey
+	next func() *jobs.Job
+	job  *jobs.Job // nil: there is none in the lane
+}
+
+func newRound(v *View) *round {
+	r := &round{view: v, bounds: v.Bounds.filled(), people: map[cluster.User]*person{}, loaded: map[cluster.WorkerID]string{}, freeAt: map[cluster.WorkerID]int64{}, given: map[jobs.ID]bool{}}
+	r.ask(v.Idle)
+	for _, list := range [][]jobs.Claim{v.Busy, v.Soon} {
+		for _, c := range list {
+			if v.takes(c) {
+				r.busy = append(r.busy, c)
+			}
+		}
+	}
+	return r
+}
+
+// ask takes in who shall get a job.
+func (r *round) ask(list []jobs.Claim) {
+	for _, c := range list {
+		if r.view.takes(c) && !slices.ContainsFunc(r.idle, func(d jobs.Claim) bool { return d.Worker == c.Worker }) {
+			r.idle = append(r.idle, c)
+		}
+	}
+}
+
+// goOn gives what is left to others.
+func (r *round) goOn(list []jobs.Claim) {
+	if len(list) == 0 {
+		return
+	}
+	r.idle, r.heads = nil, nil
+	r.ask(list)
+	r.busy = slices.DeleteFunc(r.busy, func(c jobs.Claim) bool {
+		return slices.ContainsFunc(r.idle, func(d jobs.Claim) bool { return d.Worker == c.Worker })
+	})
+	r.run()
+}
+
+// person is what is known of a user, worked out once in a round.
+func (r *round) person(u cluster.User) *person {
+	p := r.people[u]
+	if p != nil {
+		return p
+	}
+	t := r.view.Jobs
+	p = &person{name: u, blocked: r.view.Paused.Users[u], running: t.RunningOf(u)}
+	r.people[u] = p
+	switch r.view.Mode {
+	case RoundRobin:
+		p.had = p.running + t.Served(u, r.view.Now)
+	case Fair:
+		p.used, p.began = t.Used(u, r.view.Now), t.Began(u)
+	}
+	return p
+}
+
+// enter collects the lanes and what is at work.
+func (r *round) enter() {
+	r.view.Jobs.Lanes(func(l *jobs.Lane) {
+		p := r.person(l.User)
+		if p.blocked || !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return has(c, l.Classes) }) {
+			return
+		}
+		h := &head{person: p, load: l.LoadKey(), next: l.Walk()}
+		if h.advance(r); h.job != nil {
+			r.heads = append(r.heads, h)
+		}
+	})
+	if r.view.Mode == Fair && !r.charged {
+		r.charged = true
+		r.chargeRunning()
+	}
+}
+
+// has reports whether a worker has all of these node classes.
+func has(c jobs.Claim, classes []string) bool { return c.Can(&jobs.Job{Classes: classes}) }
+
+// advance goes on to the lane's next job that somebody could have.
+func (h *head) advance(r *round) {
+	for h.job = h.next(); h.job != nil && !r.feasible(h); {
+		h.job = h.next()
+	}
+}
+
+// run gives out jobs, the one whose turn it is first, until no worker or no job
+// is left. What no idle worker can have now, none can later in the round.
+func (r *round) run() {
+	if len(r.idle) == 0 {
+		return
+	}
+	r.enter()
+	for len(r.idle) > 0 {
+		for _, h := range r.heads {
+			if h.job != nil && !r.feasible(h) {
+				h.advance(r) // the worker that it could have had is taken
+			}
+		}
+		h := r.first(func(*head) bool { return true })
+		if h == nil {
+			return
+		}
+		at := r.choose(h)
+		if r.view.Mode == Fair {
+			h, at = r.warmer(h, at)
+		}
+		r.give(h, at)
+		h.advance(r)
+	}
+}
+
+// first is the head whose turn it is among those that pass, nil if none does.
+func (r *round) first(pass func(*head) bool) (best *head) {
+	for _, h := range r.heads {
+		if h.job != nil && (best == nil || r.before(h, best)) && pass(h) {
+			best = h
+		}
+	}
+	return best
+}
+
+// give makes the assignment.
+func (r *round) give(h *head, at int) {
+	c, j := r.idle[at], h.job
+	r.out = append(r.out, jobs.Assign{Lease: jobs.Lease{Job: j.ID, Worker: c.Worker, Epoch: j.Epoch + 1}})
+	r.idle, r.busy = slices.Delete(r.idle, at, at+1), append(r.busy, c)
+	r.given[j.ID] = true
+	p := h.person
+	p.had++
+	p.running++
+	if r.view.Mode == Fair {
+		run, load := r.view.expect(j, c.Worker, r.cold(c, h.load))
+		p.used, p.began = p.used+(run+load)*1000, r.view.Now
+		r.freeAt[c.Worker] = max(r.view.Now, r.freeAt[c.Worker]) + run + load
+	}
+	if h.load != "" {
+		r.loaded[c.Worker] = h.load
+	}
+}
+
+// cold reports whether the worker would have to load models for a job.
+func (r *round) cold(c jobs.Claim, load string) bool { return load != "" && r.warmth(c) != load }
+
+// warmth is what the worker has loaded.
+func (r *round) warmth(c jobs.Claim) string {
+	if load, ok := r.loaded[c.Worker]; ok {
+		return load
+	}
+	return r.view.Jobs.Loaded(c.Worker)
+}
+
+// feasible reports whether an idle worker may have h's job now.
+func (r *round) feasible(h *head) bool {
+	j := h.job
+	if j.State != jobs.Pending || r.given[j.ID] || r.view.Now != 0 && j.NotBefore > r.view.Now {
+		return false
+	}
+	return slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return r.may(c, j) })
+}
+
+// may reports whether the idle worker may have the job. One that has failed with
+// it gets it only when no other, idle or at work, could.
+func (r *round) may(c jobs.Claim, j *jobs.Job) bool {
+	if !c.Can(j) {
+		return false
+	}
+	if !tried(j, c) {
+		return true
+	}
+	fresh := func(d jobs.Claim) bool { return d.Can(j) && !tried(j, d) }
+	return !slices.ContainsFunc(r.idle, fresh) && !slices.ContainsFunc(r.busy, fresh)
+}
+
+// choose is the index of the idle worker that shall have h's job: one whose
+// models are loaded, else one with none, else one whose models are wanted least,
+// else the one that has waited longest.
+func (r *round) choose(h *head) int {
+	best, cost := -1, 0
+	for i, c := range r.idle {
+		if !r.may(c, h.job) {
+			continue
+		}
+		n := 0
+		if r.cold(c, h.load) {
+			n = 1 + r.wanted(c)
+		}
+		if best < 0 || n < cost {
+			best, cost = i, n
+		}
+	}
+	return best
+}
+
+// wanted counts the lanes that want what the worker has loaded.
+func (r *round) wanted(c jobs.Claim) (n int) {
+	load := r.warmth(c)
+	if load == "" {
+		return 0
+	}
+	for _, h := range r.heads {
+		if h.job != nil && h.load == load {
+			n++
+		}
+	}
+	return n
+}
+
+// before reports whether a's job has its turn before b's.
+func (r *round) before(a, b *head) bool {
+	x, y := a.job, b.job
+	ra, rb := r.rank(a), r.rank(b)
+	if ra == rb && ra != fronted {
+		c := 0
+		switch r.view.Mode {
+		case RoundRobin:
+			c = cmp.Or(cmp.Compare(a.had, b.had), cmp.Compare(x.Priority, y.Priority))
+		case Priority:
+			c = cmp.Compare(x.Priority, y.Priority)
+		case Fair:
+			c = r.fairer(a, b, ra)
+		}
+		if c != 0 {
+			return c < 0
+		}
+	}
+	return cmp.Or(cmp.Compare(ra, rb), cmp.Compare(x.Order, y.Order), cmp.Compare(x.Seq, y.Seq)) < 0
+}
+
+// The ranks: those of a lower one go first in every mode.
+const (
+	fronted = iota // the instructor put it to the very front
+	starved        // fair: its user has waited for longer than the guard allows
+	usual
+)
+
+func (r *round) rank(h *head) int {
+	switch {
+	case h.job.Fronted():
+		return fronted
+	case r.view.Mode == Fair && r.starves(h):
+		return starved
+	}
+	return usual
+}
