@@ -228,6 +228,9 @@ func (a *Agent) report() report {
 	if c := a.swarm.core; c != nil {
 		status := c.raft.Status()
 		r.Log, r.Waits = &status, c.waits()
+		if c.steward != nil {
+			r.Forecast = c.steward.Forecast()
+		}
 		if c.mirror != nil {
 			r.Missing = c.mirror.Missing()
 		}

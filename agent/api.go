@@ -143,6 +143,7 @@ func (a *api) job(w http.ResponseWriter, r *http.Request) {
 	}
 	if r, err := seen(v, j.ID.String()); err == nil { // its place, what it waits for and how safe it is
 		out.Job.Position, out.Job.Copies, out.Job.Reason = r.Position, r.Copies, r.Reason
+		out.Job.Start, out.Job.Load, out.Job.Run = r.Start, r.Load, r.Run
 	}
 	c.machine.Jobs(func(t *jobs.Table) { out.Orphans = t.Orphans(j.ID) })
 	answer(w, http.StatusOK, out)

@@ -14,6 +14,7 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/jobs"
+	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/cluster/policy"
 	"github.com/ahelme/comfyume/cluster/state"
@@ -196,7 +197,7 @@ func (c *core) rules() queue.Rules {
 	r := queue.Rules{
 		Mode:     cmp.Or(policy.Mode(set.Mode), policy.Default),
 		Paused:   policy.Pause{Users: map[cluster.User]bool{}, Workers: map[cluster.WorkerID]bool{}},
-		Draining: map[cluster.NodeID]bool{},
+		Draining: map[cluster.NodeID]bool{}, Kinds: map[cluster.WorkerID]string{},
 	}
 	for _, p := range set.Pauses {
 		switch kind, name, _ := strings.Cut(string(p.Scope), "/"); kind {
@@ -208,6 +209,11 @@ func (c *core) rules() queue.Rules {
 			r.Paused.Workers[cluster.WorkerID(name)] = true
 		}
 	}
+	c.machine.Models(func(t *models.Table) {
+		for _, w := range t.Workers() {
+			r.Kinds[w.ID] = w.Device
+		}
+	})
 	for _, n := range c.machine.Nodes() {
 		if n.Drain != nil || n.Left > 0 {
 			r.Draining[n.ID] = true

@@ -9,7 +9,9 @@ import (
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/peer"
+	"github.com/ahelme/comfyume/cluster/policy"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/ui"
 )
@@ -31,6 +33,7 @@ type report struct {
 	Missing  int                              `json:"missing"`       // blobs that it should hold and does not
 	Waits    string                           `json:"waits,omitempty"`
 	Bill     *bill                            `json:"bill,omitempty"` // what the machine costs, if that was said
+	Forecast *policy.Forecast                 `json:"forecast,omitempty"` // of the node that leads
 }
 
 // maxReport bounds what is read of another node's report, in bytes.
@@ -65,7 +68,7 @@ func (r *reports) take(who peer.Who, raw []byte) {
 	in.Member.ID, in.Member.Name = who.Node, who.Name
 	in.Workers = slices.DeleteFunc(in.Workers, func(w ui.Worker) bool { return !who.Holds(w.ID) })
 	if !who.Core { // it only runs jobs: what it says of people is not asked for
-		in.Sockets, in.Troubles, in.Lacks, in.Log, in.Door = nil, nil, nil, nil, ""
+		in.Sockets, in.Troubles, in.Lacks, in.Log, in.Door, in.Forecast = nil, nil, nil, nil, "", nil
 	}
 	r.put(in, time.Now())
 }
@@ -122,4 +125,36 @@ func (s *swarm) gpus() (n int) {
 		}
 	}
 	return n
+}
+
+// forecast is what the leader expects of the jobs that wait, nil when it has not
+// said so for a while.
+func (s *swarm) forecast() *policy.Forecast {
+	if s.core == nil {
+		return nil
+	}
+	lead, now := s.core.raft.Leader(), time.Now()
+	for _, h := range s.reports.list() {
+		if h.Member.ID == lead && now.Sub(h.at) <= fresh {
+			return h.Forecast
+		}
+	}
+	return nil
+}
+
+// turns are what is expected of a user's waiting jobs, for their own page.
+func (s *swarm) turns(u cluster.User) map[jobs.ID]jobs.Turn {
+	f := s.forecast()
+	if f == nil {
+		return nil
+	}
+	out := map[jobs.ID]jobs.Turn{}
+	s.core.machine.Jobs(func(t *jobs.Table) {
+		for _, j := range t.Open(u) {
+			if turn, ok := f.Turn(t, j.ID); ok && (j.State == jobs.Pending || j.State == jobs.Assigned) {
+				out[j.ID] = turn
+			}
+		}
+	})
+	return out
 }

@@ -6,11 +6,12 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/cluster/policy"
 	"github.com/ahelme/comfyume/ui"
 )
 
 // queued lists the open jobs and counts them per person.
-func queued(t *jobs.Table, known []people.Person, workers []ui.Worker, up bool) (rows []ui.Job, more int, load map[cluster.User]*ui.Person) {
+func queued(t *jobs.Table, known []people.Person, workers []ui.Worker, up bool, forecast *policy.Forecast) (rows []ui.Job, more int, load map[cluster.User]*ui.Person) {
 	load = map[cluster.User]*ui.Person{}
 	person := func(u cluster.User) *ui.Person {
 		if load[u] == nil {
@@ -34,17 +35,18 @@ func queued(t *jobs.Table, known []people.Person, workers []ui.Worker, up bool) 
 		r.Percent, r.At = far(workers, j.ID)
 		add(r)
 	}
-	position := 0
-	t.Waiting(func(j *jobs.Job) bool {
+	waiting(t, forecast, func(j *jobs.Job, turn jobs.Turn) {
 		person(j.ID.User).Waiting++
-		position++
 		r := row(j)
-		r.Position = position
+		r.Position, r.Start, r.Load, r.Run = turn.Position, turn.Start, turn.Load, turn.Run
 		if !up {
-			r.Reason = "No GPU is connected: it waits until one joins."
+			r.Reason, r.Start = "No GPU is connected: it waits until one joins.", 0
+		} else if r.Reason == "" {
+			r.Reason = turn.Reason
+		} else if turn.Reason != "" {
+			r.Reason += "; " + turn.Reason
 		}
 		add(r)
-		return true
 	})
 	for _, k := range known {
 		if p := person(k.Name); t.Remaining(k.Name) > p.Running+p.Waiting {
@@ -52,6 +54,29 @@ func queued(t *jobs.Table, known []people.Person, workers []ui.Worker, up bool) 
 		}
 	}
 	return rows, more, load
+}
+
+// waiting calls f for each job that waits: in the order of turns as far as they
+// are known, then by place.
+func waiting(t *jobs.Table, forecast *policy.Forecast, f func(*jobs.Job, jobs.Turn)) {
+	told, position := map[jobs.ID]bool{}, 0
+	if forecast != nil {
+		for _, turn := range forecast.Told {
+			if j, ok := t.Job(turn.Job); ok && (j.State == jobs.Pending || j.State == jobs.Assigned) {
+				told[j.ID] = true
+				position++
+				turn.Position = position
+				f(&j, turn.Turn)
+			}
+		}
+	}
+	t.Waiting(func(j *jobs.Job) bool {
+		if !told[j.ID] {
+			position++
+			f(j, jobs.Turn{Position: position})
+		}
+		return true
+	})
 }
 
 // held adds a user's held jobs, which stand in no index of the queue.

@@ -69,10 +69,11 @@ func (v *view) View() ui.View {
 	m.People(func(t *people.Table) { known = t.People() })
 	var last map[cluster.User]ui.Job
 	var load map[cluster.User]*ui.Person
+	forecast := v.swarm.forecast()
 	m.Jobs(func(t *jobs.Table) {
 		c := t.Count()
 		out.Counts = ui.Counts{Waiting: c.Waiting, Running: c.Running, Done: c.Done, Failed: c.Failed, Cancelled: c.Cancelled}
-		out.Queue, out.More, load = queued(t, known, out.Workers, up)
+		out.Queue, out.More, load = queued(t, known, out.Workers, up, forecast)
 		for _, j := range t.Recent(ui.MaxRecent, nil) {
 			out.Recent = append(out.Recent, row(&j))
 		}

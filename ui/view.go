@@ -228,6 +228,11 @@ type Job struct {
 	GPU      int64        `json:"gpu,omitempty"`  // milliseconds that it has held a GPU
 	Cost     int64        `json:"cost,omitempty"` // micro-units of Currency
 	Currency string       `json:"currency,omitempty"`
+	// What is expected while it waits: Start is a time, 0 = not known; Load (of
+	// models) and Run are milliseconds.
+	Start int64 `json:"expected_start,omitempty"`
+	Load  int64 `json:"expected_load,omitempty"`
+	Run   int64 `json:"expected_run,omitempty"`
 	// Copies is on how many machines the job is known to be, 0 = not known.
 	Copies int `json:"copies,omitempty"`
 }

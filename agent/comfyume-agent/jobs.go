@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/ahelme/comfyume/agent"
 )
@@ -51,6 +52,9 @@ func describeJob(w *tabwriter.Writer, r agent.JobReport) {
 	line("user", string(r.Job.User))
 	line("state", string(r.Job.State))
 	line("place", strconv.Itoa(r.Job.Position))
+	if r.Job.State.Waiting() && r.Job.Start > 0 {
+		line("begins", time.UnixMilli(r.Job.Start).Format("15:04:05")+", runs about "+runs(r.Job))
+	}
 	line("workflow", r.Job.Title)
 	line("why", r.Job.Reason)
 	line("worker", r.Job.Worker)

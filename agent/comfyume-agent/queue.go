@@ -49,11 +49,8 @@ func (q *queueList) Run(ctx context.Context, t *terminal, g *grammar) error {
 	}
 	notes(t.err, v)
 	held(t.err, v)
-	if v.Head.Mode != "fifo" {
-		fmt.Fprintf(t.err, "mode %s: # is the order in which they came, not the order of turns\n", v.Head.Mode)
-	}
 	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "#\tUSER\tSTATE\tWORKFLOW\tQUEUED\tWORKER\tPROGRESS\tID\tWHY")
+	fmt.Fprintln(w, "#\tUSER\tSTATE\tWORKFLOW\tQUEUED\tBEGINS\tRUNS\tWORKER\tPROGRESS\tID\tWHY")
 	for _, j := range list.Jobs {
 		place, progress := "-", "-"
 		if j.Position > 0 {
@@ -62,7 +59,7 @@ func (q *queueList) Run(ctx context.Context, t *terminal, g *grammar) error {
 		if j.Percent >= 0 {
 			progress = fmt.Sprintf("%d %%", j.Percent)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", place, j.User, j.State, orDash(j.Title), humanize.Time(time.UnixMilli(j.Created)), orDash(j.Worker), progress, j.Prompt, whyWaits(v, j))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", place, j.User, j.State, orDash(j.Title), humanize.Time(time.UnixMilli(j.Created)), begins(v.Now, j), runs(j), orDash(j.Worker), progress, j.Prompt, whyWaits(v, j))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -71,6 +68,22 @@ func (q *queueList) Run(ctx context.Context, t *terminal, g *grammar) error {
 		fmt.Fprintf(t.err, "and %d more\n", list.More)
 	}
 	return nil
+}
+
+// begins is in how long a waiting job is expected to start.
+func begins(now int64, j agent.Job) string {
+	if !j.State.Waiting() || j.Start == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("in %s", time.Duration(max(1, (j.Start-now)/1000))*time.Second)
+}
+
+// runs is how long it is expected to take then.
+func runs(j agent.Job) string {
+	if !j.State.Waiting() || j.Run == 0 {
+		return "-"
+	}
+	return (time.Duration(max(1000, j.Load+j.Run)) * time.Millisecond).Round(time.Second).String()
 }
 
 // whyWaits is what holds a job up, and what one should know of it.

@@ -25,7 +25,7 @@ type Run struct {
 
 // Bounds of past.
 const (
-	runsPerForm = 12
+	runsPerForm = 24
 	maxForms    = 2000
 )
 

@@ -232,7 +232,9 @@ func (w *world) checkIndexes() {
 
 func (w *world) checkLanes(open map[cluster.User][]jobs.Job) {
 	pending := map[string][]jobs.Job{}
-	lane := func(u cluster.User, p jobs.Priority, classes, models []string) string { return fmt.Sprint(u, p, classes, models) }
+	lane := func(u cluster.User, p jobs.Priority, classes, models []string) string {
+		return fmt.Sprint(u, p, classes, models)
+	}
 	for u, rows := range open {
 		for _, j := range rows {
 			if j.State == jobs.Pending {

@@ -15,14 +15,18 @@ const (
 
 // expect is how long a job will run on a worker and, if it is cold, how long the
 // loading of its models will take before that, in milliseconds: the median of the
-// newest runs of its form on that kind of GPU, else on any.
+// newest runs of its form on that worker, else on that kind of GPU, else on any.
 func (v *View) expect(j *jobs.Job, w cluster.WorkerID, cold bool) (run, load int64) {
 	runs := v.Jobs.Runs(j.Form)
-	same := func(r jobs.Run) bool { return v.Kinds[r.Worker] == v.Kinds[w] }
-	any := func(jobs.Run) bool { return true }
-	warm, loaded := median(runs, false, same), median(runs, true, same)
-	if warm < 0 && loaded < 0 {
-		warm, loaded = median(runs, false, any), median(runs, true, any)
+	warm, loaded := int64(-1), int64(-1)
+	for _, pass := range []func(jobs.Run) bool{
+		func(r jobs.Run) bool { return r.Worker == w },
+		func(r jobs.Run) bool { return v.Kinds[r.Worker] == v.Kinds[w] },
+		func(jobs.Run) bool { return true },
+	} {
+		if warm, loaded = median(runs, false, pass), median(runs, true, pass); warm >= 0 || loaded >= 0 {
+			break
+		}
 	}
 	switch {
 	case warm < 0 && loaded < 0:

@@ -31,24 +31,26 @@ func (b Bounds) filled() Bounds {
 }
 
 // chargeRunning adds to each user's use what their jobs at work are expected to
-// need: else a user could fill every GPU before the first job is settled.
+// need: else a user could fill every GPU before the first job is settled. It also
+// says when each worker will be free.
 func (r *round) chargeRunning() {
-	now := r.view.Now
-	for _, j := range r.view.Jobs.Active() {
-		if j.GpuDone != 0 {
-			r.freeAt[j.Worker] = now
-			continue // settled
+	now, active := r.view.Now, r.view.Jobs.Active()
+	for _, j := range active {
+		switch {
+		case j.GpuDone != 0:
+			r.freeAt[j.Worker] = max(now, r.freeAt[j.Worker]) // settled
+		case j.Started != 0:
+			run, load := r.view.expect(&j, j.Worker, r.view.Jobs.Cold(j.ID))
+			r.freeAt[j.Worker] = max(now+run/20, j.Started+load+run)
+			r.person(j.ID.User).used += max(load+run, now-j.Started) * 1000
 		}
-		cold := r.view.Jobs.Cold(j.ID)
-		if j.Started == 0 {
-			cold = j.LoadKey() != "" && r.view.Jobs.Loaded(j.Worker) != j.LoadKey()
+	}
+	for _, j := range active { // what was given ahead follows what runs
+		if j.Started == 0 && j.GpuDone == 0 {
+			run, load := r.view.expect(&j, j.Worker, r.coldOn(j.Worker, j.LoadKey()))
+			r.freeAt[j.Worker] = max(now, r.freeAt[j.Worker]) + load + run
+			r.person(j.ID.User).used += (load + run) * 1000
 		}
-		run, load := r.view.expect(&j, j.Worker, cold)
-		if r.freeAt[j.Worker] = now + run + load; j.Started > 0 {
-			r.freeAt[j.Worker] = max(now, j.Started+run+load)
-			run = max(run, now-j.Started-load)
-		}
-		r.person(j.ID.User).used += (run + load) * 1000
 	}
 }
 

@@ -54,6 +54,14 @@ func (v *View) takes(c jobs.Claim) bool {
 	return !v.Paused.All && !v.Paused.Workers[c.Worker] && !v.Draining[c.Node]
 }
 
+// blocks is why nothing of a user's may begin, "" if it may.
+func (v *View) blocks(u cluster.User) string {
+	if v.Paused.Users[u] {
+		return "this user's jobs are paused"
+	}
+	return ""
+}
+
 // Decision is what Decide says.
 type Decision struct {
 	// Assign are the assignments to propose, in the order in which the jobs have
@@ -83,7 +91,7 @@ func Admit(v View, j jobs.Job) (jobs.Assign, bool) {
 	r := newRound(&v)
 	r.run()
 	h := &head{person: r.person(j.ID.User), job: &j, load: j.LoadKey(), next: func() *jobs.Job { return nil }}
-	if len(r.idle) == 0 || h.person.blocked || !r.feasible(h) {
+	if len(r.idle) == 0 || h.blocked != "" || !r.feasible(h) {
 		return jobs.Assign{}, false
 	}
 	r.give(h, r.choose(h))

@@ -28,11 +28,11 @@ type round struct {
 // person is what counts of a user when turns are compared.
 type person struct {
 	name    cluster.User
-	blocked bool  // nothing of theirs may begin
-	had     int   // round-robin: jobs running and served in the last hour
-	running int   // jobs that a worker holds
-	used    int64 // fair: GPU time had, and expected of what runs, in microseconds
-	began   int64 // when something of theirs began last
+	blocked string // why nothing of theirs may begin, "" = it may
+	had     int    // round-robin: jobs running and served in the last hour
+	running int    // jobs that a worker holds
+	used    int64  // fair: GPU time had, and expected of what runs, in microseconds
+	began   int64  // when something of theirs began last
 }
 
 // head is the next job of a lane that somebody could have.
@@ -85,7 +85,7 @@ func (r *round) person(u cluster.User) *person {
 		return p
 	}
 	t := r.view.Jobs
-	p = &person{name: u, blocked: r.view.Paused.Users[u], running: t.RunningOf(u)}
+	p = &person{name: u, blocked: r.view.blocks(u), running: t.RunningOf(u)}
 	r.people[u] = p
 	switch r.view.Mode {
 	case RoundRobin:
@@ -100,7 +100,7 @@ func (r *round) person(u cluster.User) *person {
 func (r *round) enter() {
 	r.view.Jobs.Lanes(func(l *jobs.Lane) {
 		p := r.person(l.User)
-		if p.blocked || !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return has(c, l.Classes) }) {
+		if p.blocked != "" || !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return has(c, l.Classes) }) {
 			return
 		}
 		h := &head{person: p, load: l.LoadKey(), next: l.Walk()}
@@ -180,14 +180,18 @@ func (r *round) give(h *head, at int) {
 }
 
 // cold reports whether the worker would have to load models for a job.
-func (r *round) cold(c jobs.Claim, load string) bool { return load != "" && r.warmth(c) != load }
+func (r *round) cold(c jobs.Claim, load string) bool { return r.coldOn(c.Worker, load) }
+
+func (r *round) coldOn(w cluster.WorkerID, load string) bool {
+	return load != "" && r.warmth(w) != load
+}
 
 // warmth is what the worker has loaded.
-func (r *round) warmth(c jobs.Claim) string {
-	if load, ok := r.loaded[c.Worker]; ok {
+func (r *round) warmth(w cluster.WorkerID) string {
+	if load, ok := r.loaded[w]; ok {
 		return load
 	}
-	return r.view.Jobs.Loaded(c.Worker)
+	return r.view.Jobs.Loaded(w)
 }
 
 // feasible reports whether an idle worker may have h's job now.
@@ -234,7 +238,7 @@ func (r *round) choose(h *head) int {
 
 // wanted counts the lanes that want what the worker has loaded.
 func (r *round) wanted(c jobs.Claim) (n int) {
-	load := r.warmth(c)
+	load := r.warmth(c.Worker)
 	if load == "" {
 		return 0
 	}

@@ -87,6 +87,8 @@ type Config struct {
 	// GPUs counts the workers that are there now. Nil: a worker that was ever seen
 	// counts as there.
 	GPUs func() int
+	// Turns are what is expected of a user's waiting jobs. Nil: nothing is known.
+	Turns func(cluster.User) map[jobs.ID]jobs.Turn
 	// NodeWeb names the packs of custom nodes whose scripts and style sheets pages
 	// get; "*" means all that workers have.
 	NodeWeb    []string

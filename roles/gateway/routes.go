@@ -95,6 +95,8 @@ func (g *Gateway) serverRoutes() []route {
 		{"GET", "/templates/{file...}", 0, g.officialTemplates},
 		{"GET", "/docs/{file...}", 0, g.nodeDocs},
 		{"GET", "/workshop/templates", 0, g.templateNeeds},
+		{"GET", "/workshop/waiting", 0, g.waitingPage},
+		{"GET", "/workshop/queue", 0, g.waiting},
 
 		{"GET", "/internal/logs", 0, g.logs},
 		{"GET", "/internal/logs/raw", 0, g.logsRaw},

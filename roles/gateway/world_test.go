@@ -70,6 +70,7 @@ type options struct {
 	twice          bool // the door hears of every change twice
 	replica        gateway.Replica
 	docs, official *wheels.Shelf
+	turns          func(cluster.User) map[jobs.ID]jobs.Turn
 }
 
 // twice tells every change twice, as when a row has moved on before the door
@@ -197,7 +198,7 @@ func open(t testing.TB, o options) *world {
 		Admin:   func(string) http.Handler { return admin },
 		Health:  health,
 		Replica: o.replica,
-		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now,
+		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {

@@ -66,6 +66,7 @@ type Rules struct {
 	Mode     policy.Mode // "" = fifo
 	Paused   policy.Pause
 	Draining map[cluster.NodeID]bool
+	Kinds    map[cluster.WorkerID]string // what GPU the workers have, for estimates; nil = all the same
 }
 
 // Steward runs the queue. All methods are safe for concurrent use.
@@ -92,6 +93,9 @@ type Steward struct {
 	lost    map[jobs.Lease]string // to be taken back, and why
 	workers map[cluster.WorkerID]*worker
 	memory  policy.Memory
+
+	forecast   *policy.Forecast
+	forecastAt time.Time
 }
 
 // New checks the configuration and returns a steward that does nothing before Run.

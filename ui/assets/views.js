@@ -18,7 +18,6 @@ export function head(h) {
   text($("survives"), h.survives);
   $("pause").textContent = h.paused ? "Resume queue" : "Pause queue";
   if (document.activeElement !== $("mode")) $("mode").value = h.mode;
-  text($("order"), h.mode && h.mode !== "fifo" ? `In ${h.mode}, # is the order in which the jobs came, not the order of turns.` : "");
   document.title = `${!h.leader ? "NO LEADER - " : h.ready ? "" : "NOT READY - "}ComfyUME on ${h.node}`;
 }
 
@@ -113,6 +112,9 @@ function progress(j) {
   return j.state === "running" || j.state === "cancelling" ? bar(j.percent) : "";
 }
 
+/** expected is when a waiting job will begin and how long it will run. */
+const expected = (j, now) => `in ${age(Math.max(1000, j.expected_start - now))}, runs ${age(Math.max(1000, (j.expected_load ?? 0) + (j.expected_run ?? 0)))}`;
+
 /** why is what holds a job up, and what one should know of it. */
 function why(j, h) {
   const all = [j.reason, j.strikes ? plural(j.strikes, "lost attempt") : ""];
@@ -129,7 +131,7 @@ export function queue(view, act) {
   rows($("jobs"), list.map((j) => ({ ...j, why: why(j, view.head) })), (j) => `${j.user}/${j.prompt_id}`, (j) =>
     el("tr", {}, el("td", {}, j.position ? String(j.position) : "-"), el("td", {}, j.user), el("td", { class: "word" }, ...title(j)),
       el("td", {}, stateOf(j), j.copies === 1 ? [" ", pill("one copy", "warn", "On one machine only so far: the loss of that machine loses the job.")] : ""),
-      el("td", {}, j.started ? age(j.started - j.created) : since(j.created)), el("td", {}, progress(j), j.at ? el("div", { class: "quiet" }, `node ${j.at}`) : ""),
+      el("td", {}, j.started ? age(j.started - j.created) : since(j.created)), el("td", {}, waits(j) && j.expected_start ? expected(j, view.now) : "", progress(j), j.at ? el("div", { class: "quiet" }, `node ${j.at}`) : ""),
       el("td", {}, j.worker || "-"), el("td", { class: "word" }, j.why),
       el("td", { class: "acts" }, waits(j) ? button("To front", `${j.user} #${j.number}`, act, verbs.front(j)) : "",
         j.state === "cancelling" ? "" : button("Cancel", `${j.user} #${j.number}`, act, verbs.cancel(j)))),

@@ -22,6 +22,7 @@ type Job struct {
 	Ended    int64
 	GPU      int
 	Swapped  bool
+	Expected int64 // the end that was forecast when it came
 }
 
 // Config is one run.
@@ -34,6 +35,8 @@ type Config struct {
 	// milliseconds; 0 = not before its end. What was assigned so is decided anew
 	// with each event until it starts.
 	Stage int64
+	// Forecast fills Job.Expected.
+	Forecast bool
 }
 
 // epoch is the table's time at the beginning of a run.
@@ -204,6 +207,32 @@ func (w *world) decide() {
 	}
 	for i := range w.gpus {
 		w.begin(i)
+	}
+	w.forecast(v)
+}
+
+// forecast notes what jobs that came just now are told.
+func (w *world) forecast(v policy.View) {
+	first := len(w.jobs)
+	for first > 0 && w.jobs[first-1].Arrived == w.now {
+		first--
+	}
+	if !w.Forecast || first == len(w.jobs) {
+		return
+	}
+	v.Busy, v.Idle, v.Soon = slices.Concat(v.Busy, v.Idle, v.Soon), nil, nil
+	v.Passed = w.memory.Passed()
+	f := policy.Look(v)
+	for id, n := range w.byID {
+		if n < first {
+			continue
+		}
+		j := &w.jobs[n]
+		if j.Started >= 0 {
+			j.Expected = w.gpus[j.GPU].until
+		} else if t, ok := f.Turn(w.table, id); ok && t.Start > 0 {
+			j.Expected = t.Start + t.Load + t.Run - epoch
+		}
 	}
 }
 

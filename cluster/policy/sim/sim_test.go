@@ -60,7 +60,7 @@ func drawScenario(t *rapid.T) sim.Scenario {
 	}
 	s := sim.Scenario{
 		Name: "drawn", GPUs: rapid.IntRange(1, 3).Draw(t, "gpus"), Swap: rapid.Int64Range(0, 30).Draw(t, "swap") * 1000,
-		Length: rapid.Int64Range(10, 90).Draw(t, "minutes") * 60_000,
+		Length: rapid.Int64Range(10, 50).Draw(t, "minutes") * 60_000,
 	}
 	for i := range rapid.IntRange(1, 9).Draw(t, "people") {
 		s.People = append(s.People, sim.Person{
