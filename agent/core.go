@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
@@ -197,7 +198,7 @@ func (c *core) rules() queue.Rules {
 	r := queue.Rules{
 		Mode:     cmp.Or(policy.Mode(set.Mode), policy.Default),
 		Paused:   policy.Pause{Users: map[cluster.User]bool{}, Workers: map[cluster.WorkerID]bool{}},
-		Draining: map[cluster.NodeID]bool{}, Kinds: map[cluster.WorkerID]string{},
+		Draining: map[cluster.NodeID]bool{}, Kinds: map[cluster.WorkerID]string{}, Boosted: map[cluster.User]bool{},
 	}
 	for _, p := range set.Pauses {
 		switch kind, name, _ := strings.Cut(string(p.Scope), "/"); kind {
@@ -214,12 +215,42 @@ func (c *core) rules() queue.Rules {
 			r.Kinds[w.ID] = w.Device
 		}
 	})
+	if k := set.Class; k != nil {
+		r.Class = policy.Class{Mode: policy.ClassMode(k.Mode), N: int(k.N), Since: k.Since, Until: k.Until}
+	}
+	now := time.Now().UnixMilli()
+	for _, b := range set.Boosts {
+		r.Boosted[b.User] = b.Until > now
+	}
+	if len(set.Quotas) > 0 {
+		r.Limits = func(u cluster.User) policy.Limits {
+			q := set.Quota(u)
+			return policy.Limits{Running: int(q.Running), Minutes: int(q.Minutes)}
+		}
+	}
 	for _, n := range c.machine.Nodes() {
 		if n.Drain != nil || n.Left > 0 {
 			r.Draining[n.ID] = true
 		}
 	}
 	return r
+}
+
+// quota refuses a submit of a user who has had, or has queued, what they may.
+func (c *core) quota(u cluster.User) (err error) {
+	q, now := c.machine.Settings().Quota(u), time.Now().UnixMilli()
+	if q.Queued == 0 && q.Minutes == 0 {
+		return nil
+	}
+	c.machine.Jobs(func(t *jobs.Table) {
+		switch {
+		case q.Queued > 0 && int64(t.Remaining(u)) >= q.Queued:
+			err = cluster.Errorf(cluster.Quota, "You have %d jobs in the queue, which is as many as you may have. Queue more when one of them is done.", t.Remaining(u))
+		case q.Minutes > 0 && t.HadSince(u, now-24*time.Hour.Milliseconds(), now) >= q.Minutes*60_000:
+			err = cluster.Errorf(cluster.Quota, "You have had your %d minutes of GPU time for 24 hours. Ask the instructor if you need more.", q.Minutes)
+		}
+	})
+	return err
 }
 
 // notFound is what people's part of the network site says to strangers.

@@ -27,6 +27,23 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 		return err
 	case ui.FrontJobs:
 		return v.front(ctx, p, a.Jobs)
+	case ui.NowJobs:
+		return v.urgent(ctx, p, a.Jobs)
+	case ui.SetClass:
+		mode, err := policy.ParseClassMode(a.Mode)
+		switch {
+		case err != nil:
+			return err
+		case mode == policy.Sprint && a.N <= 0:
+			return cluster.Errorf(cluster.Invalid, "A sprint has a number of jobs for each, such as 3.")
+		case mode == policy.WindDown && a.Until <= v.now().UnixMilli():
+			return cluster.Errorf(cluster.Invalid, "Winding down needs a time to come at which all is over, such as 17:30.")
+		}
+		return commit(ctx, p, &state.SetClass{Mode: string(mode), N: a.N, Until: a.Until})
+	case ui.SetQuota:
+		return commit(ctx, p, &state.SetQuota{Quota: state.Quota{User: a.User, Queued: a.Queued, Running: a.N, Minutes: a.Minutes}})
+	case ui.BoostPerson:
+		return commit(ctx, p, &state.SetBoost{User: a.User, Until: a.Until})
 	case ui.DisablePerson, ui.EnablePerson:
 		return commit(ctx, p, &people.Disable{Name: a.User, Undo: a.Verb == ui.EnablePerson})
 	case ui.SignOutPerson:
@@ -95,12 +112,24 @@ func (v *view) cancel(ctx context.Context, p cluster.Proposer, id jobs.ID, actor
 	return commit(ctx, p, &jobs.Cancel{IDs: []jobs.ID{id}, Reason: "cancelled by " + actor})
 }
 
+// urgent moves waiting jobs before all others and has running ones stopped for them.
+func (v *view) urgent(ctx context.Context, p peer.Proposals, ids []jobs.ID) error {
+	if len(ids) == 0 {
+		return cluster.Errorf(cluster.Invalid, "which jobs shall begin now?")
+	}
+	return moved(p.Propose(ctx, &jobs.Now{IDs: ids}))
+}
+
 // front moves waiting jobs before all others, in every mode.
 func (v *view) front(ctx context.Context, p peer.Proposals, ids []jobs.ID) error {
 	if len(ids) == 0 {
 		return cluster.Errorf(cluster.Invalid, "which jobs shall go first?")
 	}
-	out, err := p.Propose(ctx, &jobs.Front{IDs: ids})
+	return moved(p.Propose(ctx, &jobs.Front{IDs: ids}))
+}
+
+// moved reads an answer; that nothing was moved is a refusal.
+func moved(out cluster.Outcome, err error) error {
 	if err != nil {
 		return err
 	}

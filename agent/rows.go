@@ -2,11 +2,13 @@ package agent
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/cluster/policy"
+	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/ui"
 )
 
@@ -131,4 +133,17 @@ func grid(known []people.Person, online map[cluster.User]int, load map[cluster.U
 		out = append(out, row)
 	}
 	return out
+}
+
+// classWords says what the class does.
+func classWords(c *state.Class) string {
+	switch {
+	case c == nil || policy.ClassMode(c.Mode) == policy.FreeRun:
+		return ""
+	case policy.ClassMode(c.Mode) == policy.Sprint:
+		return fmt.Sprintf("sprint: %d jobs each (%s)", c.N, c.Actor)
+	case policy.ClassMode(c.Mode) == policy.WindDown:
+		return fmt.Sprintf("wind-down until %s (%s)", time.UnixMilli(c.Until).Format("15:04"), c.Actor)
+	}
+	return fmt.Sprintf("%s (%s)", c.Mode, c.Actor)
 }

@@ -125,6 +125,7 @@ func (v *view) head(s consensus.Status, all []heardOf) ui.Head {
 		Node: v.swarm.self.Name, Version: v.swarm.self.Version, Term: s.Term, Voters: s.Voters(), Leader: v.name(s.Leader), Level: v.swarm.core.machine.Level(),
 		Mode: string(cmp.Or(policy.Mode(set.Mode), policy.Default)), Survives: v.survives(s), ReadOnly: v.readOnly(s),
 	}
+	h.Class = classWords(set.Class)
 	for _, p := range set.Pauses {
 		h.Pauses = append(h.Pauses, ui.Pause{Scope: string(p.Scope), Actor: p.Actor, Why: p.Why, At: p.At})
 		h.Paused = h.Paused || p.Scope == "all"

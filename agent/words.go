@@ -34,6 +34,9 @@ type Log = ui.Log
 // Action is what a button or a command asks for, with its Verb.
 type Action = ui.Action
 
+// Verb is what an Action asks for.
+type Verb = ui.Verb
+
 // The verbs that the command line sends as an Action.
 const (
 	FrontJobs   = ui.FrontJobs
@@ -41,6 +44,10 @@ const (
 	ResumeQueue = ui.ResumeQueue
 	DrainNode   = ui.DrainNode
 	UndrainNode = ui.UndrainNode
+	NowJobs     = ui.NowJobs
+	SetClass    = ui.SetClass
+	SetQuota    = ui.SetQuota
+	BoostPerson = ui.BoostPerson
 
 	RestartWorker = ui.RestartWorker
 	StopWorker    = ui.StopWorker
@@ -50,9 +57,6 @@ const (
 )
 
 // Verb is what an Action asks for.
-type Verb = ui.Verb
-
-// WorkerID names a worker.
 type WorkerID = cluster.WorkerID
 
 // Printed is the answer of GET /api/worker/log.

@@ -438,7 +438,7 @@ func TestPageOffersTheModes(t *testing.T) {
 	for _, m := range regexp.MustCompile(`<option value="([a-z-]+)">`).FindAllStringSubmatch(string(page), -1) {
 		got = append(got, m[1])
 	}
-	if d := cmp.Diff([]string{"fair", "fifo", "round-robin", "priority"}, got); d != "" {
+	if d := cmp.Diff([]string{"fair", "fifo", "round-robin", "priority", "free", "demo", "hands-off", "sprint"}, got); d != "" {
 		t.Errorf("modes (-want +got):\n%s", d)
 	}
 }

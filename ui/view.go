@@ -124,6 +124,7 @@ type Head struct {
 	Level uint32 `json:"level"`
 	// Pauses are what is held up, in words; Paused says that everything is.
 	Paused bool    `json:"paused"`
+	Class  string  `json:"class,omitempty"` // what the class does, in words; "" = everybody runs freely
 	Pauses []Pause `json:"pauses"`
 }
 
@@ -288,6 +289,10 @@ const (
 	PauseQueue    Verb = "pause"   // Scope: all, user/NAME or worker/ID
 	ResumeQueue   Verb = "resume"  // likewise
 	SetMode       Verb = "mode"
+	NowJobs       Verb = "now"   // to the very front; running jobs are stopped for them
+	SetClass      Verb = "class" // Mode: free, demo, hands-off, sprint (N jobs each), wind-down (Until)
+	SetQuota      Verb = "quota" // of User, "" = everybody: Queued, N at work, Minutes of GPU a day; 0 = no bound
+	BoostPerson   Verb = "boost" // User's jobs go first until Until; 0 ends it
 	DrainNode     Verb = "drain" // no new jobs; running ones go on
 	UndrainNode   Verb = "undrain"
 	ForgetNode    Verb = "forget"
@@ -300,7 +305,7 @@ const (
 
 // Verbs lists every verb.
 func Verbs() []Verb {
-	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, DrainNode, UndrainNode, ForgetNode,
+	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, BoostPerson, DrainNode, UndrainNode, ForgetNode,
 		RestartWorker, StopWorker, StartWorker, FreeWorker, ReleaseWorker}
 }
 
@@ -317,6 +322,11 @@ type Action struct {
 	Worker cluster.WorkerID `json:"worker,omitempty"`
 	Within int64            `json:"within,omitempty"` // of a drain: after so many milliseconds what still runs goes elsewhere; 0 = never
 	Lines  int              `json:"lines,omitempty"`  // of a log; 0 = all that is kept
+	// Numbers of class, quota and boost; Until is milliseconds since 1970.
+	N       int64 `json:"n,omitempty"`
+	Queued  int64 `json:"queued,omitempty"`
+	Minutes int64 `json:"minutes,omitempty"`
+	Until   int64 `json:"until,omitempty"`
 }
 
 // filled is v with empty lists in place of missing ones: the page walks them all.

@@ -17,6 +17,7 @@ type jobCommands struct {
 	Show   jobShow   `cmd:"" help:"Show one job."`
 	Cancel jobCancel `cmd:"" help:"Cancel one job."`
 	Retry  jobRetry  `cmd:"" help:"Queue an ended job's workflow again, for its user; prints the new id."`
+	Now    jobNow    `cmd:"" help:"Have waiting jobs begin now: a running job that loses little is stopped and put back at its place."`
 	Move   jobMove   `cmd:"" help:"Move waiting jobs to the front, in the order in which they are named."`
 }
 
@@ -126,8 +127,22 @@ func (j *jobMove) Validate() error {
 	return nil
 }
 
-// Run moves jobs. All must wait: what is said to have moved, has.
+// Run moves jobs to the front.
 func (j *jobMove) Run(ctx context.Context, t *terminal, g *grammar) error {
+	return moveJobs(ctx, t, g, j.IDs, agent.FrontJobs, "moved to the front: %s")
+}
+
+type jobNow struct {
+	IDs []string `arg:"" name:"id" help:"Prompt ids, their beginnings, or USER/ID."`
+}
+
+// Run has jobs begin now.
+func (j *jobNow) Run(ctx context.Context, t *terminal, g *grammar) error {
+	return moveJobs(ctx, t, g, j.IDs, agent.NowJobs, "begins as soon as a GPU is free, running jobs are stopped for it: %s")
+}
+
+// moveJobs moves jobs. All must wait: what is said to have moved, has.
+func moveJobs(ctx context.Context, t *terminal, g *grammar, ids []string, verb agent.Verb, said string) error {
 	c, err := connect(t, g)
 	if err != nil {
 		return err
@@ -136,7 +151,7 @@ func (j *jobMove) Run(ctx context.Context, t *terminal, g *grammar) error {
 		Jobs []agent.JobID `json:"jobs"`
 	}{}
 	var names []string
-	for _, id := range j.IDs {
+	for _, id := range ids {
 		var r agent.JobReport
 		if err := c.get(ctx, "/api/job", url.Values{"id": {id}}, &r); err != nil {
 			return err
@@ -150,8 +165,8 @@ func (j *jobMove) Run(ctx context.Context, t *terminal, g *grammar) error {
 		key := agent.JobID{User: r.Job.User, Prompt: r.Job.Prompt}
 		moved.Jobs, names = append(moved.Jobs, key), append(names, key.String())
 	}
-	if err := c.act(ctx, agent.Action{Verb: agent.FrontJobs, Jobs: moved.Jobs}); err != nil {
+	if err := c.act(ctx, agent.Action{Verb: verb, Jobs: moved.Jobs}); err != nil {
 		return err
 	}
-	return told(t, g, moved, "moved to the front: %s", strings.Join(names, ", "))
+	return told(t, g, moved, said, strings.Join(names, ", "))
 }

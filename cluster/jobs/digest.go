@@ -55,4 +55,7 @@ func (j *Job) digest(d *cluster.Digest) {
 	if j.Form != "" {
 		d.Row("form").Text(j.Form)
 	}
+	if j.Preempted || j.Urgent {
+		d.Row("now").Bool(j.Preempted).Bool(j.Urgent)
+	}
 }

@@ -146,6 +146,9 @@ type Job struct {
 	// were queued below level 2, which cost their user nothing.
 	Models []string `cbor:"36,keyasint,omitempty" json:"models,omitempty"`
 	Form   string   `cbor:"37,keyasint,omitempty" json:"-"`
+
+	Preempted bool `cbor:"38,keyasint,omitempty" json:"preempted,omitempty"` // it was stopped for another once: never again
+	Urgent    bool `cbor:"39,keyasint,omitempty" json:"urgent,omitempty"`    // others may be stopped for it
 }
 
 // Memory is a kind of GPU and how much memory a worker has of it.

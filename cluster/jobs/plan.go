@@ -44,6 +44,10 @@ func (t *Table) plan(cmd cluster.Command, now int64) (change func() any, touched
 		return t.release(c)
 	case *Front:
 		return t.front(c)
+	case *Now:
+		return t.urgent(c)
+	case *Preempt:
+		return t.preempt(c)
 	case *Adopt:
 		return t.adopt(c, now)
 	}

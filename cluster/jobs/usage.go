@@ -33,6 +33,51 @@ func (t *Table) Began(u cluster.User) int64 {
 	return 0
 }
 
+// HadSince is how much GPU time a user's jobs have had since a moment, unfaded,
+// in milliseconds, as far as their rows are kept.
+func (t *Table) HadSince(u cluster.User, since, now int64) (had int64) {
+	t.sinceThen(u, since, func(j *Job) {
+		end := j.GpuDone
+		if end == 0 {
+			end = j.Ended
+		}
+		if end == 0 {
+			end = now
+		}
+		had += max(0, end-max(j.Started, since))
+	})
+	return had
+}
+
+// BegunSince counts a user's jobs that began since a moment and were not given up.
+func (t *Table) BegunSince(u cluster.User, since int64) (n int) {
+	t.sinceThen(u, since, func(j *Job) {
+		if j.Started >= since {
+			n++
+		}
+	})
+	return n
+}
+
+// sinceThen calls f for a user's jobs that had a GPU after a moment.
+func (t *Table) sinceThen(u cluster.User, since int64, f func(*Job)) {
+	a := t.users[u]
+	if a == nil {
+		return
+	}
+	for i := len(a.ended) - 1; i >= 0 && a.ended[i].Ended >= since; i-- {
+		if a.ended[i].Started > 0 {
+			f(a.ended[i])
+		}
+	}
+	a.open.each(func(j *Job) bool {
+		if j.Started > 0 {
+			f(j)
+		}
+		return true
+	})
+}
+
 func (a *account) usedNow(now int64) int64 { return fade(a.used, now/minuteMillis-a.usedAt) }
 
 // fade is what is left of a use after so many minutes.

@@ -73,7 +73,7 @@ func (r *round) fairer(a, b *head, rank int) int {
 // have to be loaded: a job whose models an idle worker has, of a user who is not
 // far ahead. It returns h itself and its worker when there is none.
 func (r *round) warmer(h *head, at int) (*head, int) {
-	if !r.cold(r.idle[at], h.load) || h.job.Fronted() || !r.patient(h) {
+	if !r.cold(r.idle[at], h.load) || r.rank(h) < starved || !r.patient(h) {
 		return h, at
 	}
 	limit := h.used + r.bounds.Ahead.Microseconds()

@@ -73,13 +73,14 @@ func Look(v View) *Forecast {
 	r := newRound(&v)
 	pool := append(slices.Clone(r.idle), r.busy...)
 	r.begun(f)
+	r.givenNow(f)
 	r.collect()
 	for len(f.Told) < MaxForecast && len(pool) > 0 {
 		at := earliest(r, pool)
 		c := pool[at]
 		r.view.Now = max(f.Now, r.freeAt[c.Worker])
 		r.idle, r.busy = []jobs.Claim{c}, others(pool, at)
-		h := r.first(func(h *head) bool { return r.may(c, h.job) })
+		h := r.first(func(h *head) bool { return r.blocks(h.person) == "" && r.may(c, h.job) })
 		if h == nil {
 			pool = slices.Delete(pool, at, at+1)
 			continue
@@ -87,7 +88,9 @@ func Look(v View) *Forecast {
 		if r.view.Mode == Fair {
 			h = r.instead(h, passed)
 		}
-		r.expectStart(f, h, c)
+		r.foretell(f, h, c)
+		r.give(h, 0)
+		h.job = h.next()
 	}
 	r.stuck(f)
 	return f
@@ -136,22 +139,29 @@ func (r *round) begun(f *Forecast) {
 
 const second = 1000
 
+// givenNow is what the idle workers get at once.
+func (r *round) givenNow(f *Forecast) {
+	r.expected = func(h *head, c jobs.Claim) { r.foretell(f, h, c) }
+	r.run()
+	r.expected, r.heads = nil, nil
+}
+
 // collect enters every lane, whoever can have its jobs.
 func (r *round) collect() {
 	r.view.Jobs.Lanes(func(l *jobs.Lane) {
 		p := r.person(l.User)
-		if p.blocked != "" {
-			return
-		}
 		h := &head{person: p, load: l.LoadKey(), next: l.Walk()}
-		if h.job = h.next(); h.job != nil {
+		for h.job = h.next(); h.job != nil && r.given[h.job.ID]; {
+			h.job = h.next()
+		}
+		if h.job != nil {
 			r.heads = append(r.heads, h)
 		}
 	})
 }
 
-// expectStart notes the turn of h's job on c and goes on.
-func (r *round) expectStart(f *Forecast, h *head, c jobs.Claim) {
+// foretell notes the turn of h's job on c.
+func (r *round) foretell(f *Forecast, h *head, c jobs.Claim) {
 	j, at := h.job, r.view.Now
 	cold := r.cold(c, h.load)
 	run, load := r.view.expect(j, c.Worker, cold)
@@ -159,9 +169,6 @@ func (r *round) expectStart(f *Forecast, h *head, c jobs.Claim) {
 	t.Reason = r.why(t, j, c, at-f.Now)
 	f.tell(j.ID, t)
 	f.Last, f.Pace = t, (t.Start-f.Now)/int64(t.Position)
-	r.give(h, 0)
-	r.freeAt[c.Worker] = t.Start + load + run
-	h.job = h.next()
 }
 
 // why is what a job waits for that has a turn.
@@ -214,12 +221,16 @@ func (r *round) lacks(j *jobs.Job, all []jobs.Claim) string {
 	switch {
 	case r.view.Paused.All:
 		return "the queue is paused"
-	case r.person(j.ID.User).blocked != "":
-		return r.person(j.ID.User).blocked
+	case r.blocks(r.person(j.ID.User)) != "":
+		return r.blocks(r.person(j.ID.User))
 	case len(all) == 0:
 		return "No GPU is connected: it waits until one joins."
 	case !slices.ContainsFunc(all, r.view.takes):
 		return "every GPU is paused or drained"
+	case r.holds(j, all[0].Worker) != "":
+		return r.holds(j, all[0].Worker)
+	case len(j.NoRoom) > 0 && !slices.ContainsFunc(all, func(c jobs.Claim) bool { return c.Can(&jobs.Job{NoRoom: j.NoRoom}) }):
+		return "waiting for a GPU with more memory than " + j.NoRoom[len(j.NoRoom)-1].Device
 	}
 	return "waiting for a GPU node that has " + missing(j.Classes, all)
 }

@@ -36,8 +36,11 @@ type View struct {
 	Draining map[cluster.NodeID]bool // nodes that get nothing new
 	// Passed says since when a job was passed over for others whose models were
 	// loaded (see Decision.Passed). Nil means that none was.
-	Passed map[jobs.ID]int64
-	Bounds Bounds // of fair; zero fields have the standard values
+	Passed  map[jobs.ID]int64
+	Bounds  Bounds // of fair; zero fields have the standard values
+	Class   Class
+	Boosted map[cluster.User]bool     // their jobs go before others'
+	Limits  func(cluster.User) Limits // nil: nobody is bounded
 	// Kinds are what GPU the workers have, for estimates; nil means all the same.
 	Kinds map[cluster.WorkerID]string
 }
@@ -52,14 +55,6 @@ type Pause struct {
 // takes reports whether the worker may be given jobs at all.
 func (v *View) takes(c jobs.Claim) bool {
 	return !v.Paused.All && !v.Paused.Workers[c.Worker] && !v.Draining[c.Node]
-}
-
-// blocks is why nothing of a user's may begin, "" if it may.
-func (v *View) blocks(u cluster.User) string {
-	if v.Paused.Users[u] {
-		return "this user's jobs are paused"
-	}
-	return ""
 }
 
 // Decision is what Decide says.
@@ -91,7 +86,7 @@ func Admit(v View, j jobs.Job) (jobs.Assign, bool) {
 	r := newRound(&v)
 	r.run()
 	h := &head{person: r.person(j.ID.User), job: &j, load: j.LoadKey(), next: func() *jobs.Job { return nil }}
-	if len(r.idle) == 0 || h.blocked != "" || !r.feasible(h) {
+	if len(r.idle) == 0 || r.blocks(h.person) != "" || !r.feasible(h) {
 		return jobs.Assign{}, false
 	}
 	r.give(h, r.choose(h))

@@ -10,29 +10,32 @@ import (
 
 // round is one decision on its way.
 type round struct {
-	view   *View
-	bounds Bounds
-	idle   []jobs.Claim // left
-	busy   []jobs.Claim // at work, those that were given a job in this round among them
-	people map[cluster.User]*person
-	heads  []*head
-	loaded map[cluster.WorkerID]string // what this round changes of Table.Loaded
-	freeAt map[cluster.WorkerID]int64  // fair: when those at work are expected to be free
-	given  map[jobs.ID]bool
-	out    []jobs.Assign
-	passed []jobs.ID
+	view     *View
+	bounds   Bounds
+	idle     []jobs.Claim // left
+	busy     []jobs.Claim // at work, those that were given a job in this round among them
+	people   map[cluster.User]*person
+	heads    []*head
+	loaded   map[cluster.WorkerID]string // what this round changes of Table.Loaded
+	freeAt   map[cluster.WorkerID]int64  // fair: when those at work are expected to be free
+	given    map[jobs.ID]bool
+	out      []jobs.Assign
+	passed   []jobs.ID
+	expected func(*head, jobs.Claim) // hears of what is given, for a forecast
 	// charged: the people's use has what runs in it
 	charged bool
 }
 
 // person is what counts of a user when turns are compared.
 type person struct {
-	name    cluster.User
-	blocked string // why nothing of theirs may begin, "" = it may
-	had     int    // round-robin: jobs running and served in the last hour
-	running int    // jobs that a worker holds
-	used    int64  // fair: GPU time had, and expected of what runs, in microseconds
-	began   int64  // when something of theirs began last
+	name     cluster.User
+	sprinted int // jobs that began since the sprint did
+	limits   Limits
+	spent    bool  // no GPU time is left of the limit
+	had      int   // round-robin: jobs running and served in the last hour
+	running  int   // jobs that a worker holds
+	used     int64 // fair: GPU time had, and expected of what runs, in microseconds
+	began    int64 // when something of theirs began last
 }
 
 // head is the next job of a lane that somebody could have.
@@ -85,7 +88,8 @@ func (r *round) person(u cluster.User) *person {
 		return p
 	}
 	t := r.view.Jobs
-	p = &person{name: u, blocked: r.view.blocks(u), running: t.RunningOf(u)}
+	p = &person{name: u, running: t.RunningOf(u)}
+	r.bound(p)
 	r.people[u] = p
 	switch r.view.Mode {
 	case RoundRobin:
@@ -100,7 +104,7 @@ func (r *round) person(u cluster.User) *person {
 func (r *round) enter() {
 	r.view.Jobs.Lanes(func(l *jobs.Lane) {
 		p := r.person(l.User)
-		if p.blocked != "" || !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return has(c, l.Classes) }) {
+		if !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return has(c, l.Classes) }) {
 			return
 		}
 		h := &head{person: p, load: l.LoadKey(), next: l.Walk()}
@@ -120,6 +124,10 @@ func has(c jobs.Claim, classes []string) bool { return c.Can(&jobs.Job{Classes: 
 // advance goes on to the lane's next job that somebody could have.
 func (h *head) advance(r *round) {
 	for h.job = h.next(); h.job != nil && !r.feasible(h); {
+		if r.blocks(h.person) != "" || r.view.Class.Mode == HandsOff && !h.job.Urgent {
+			h.job = nil // nor may those behind it
+			return
+		}
 		h.job = h.next()
 	}
 }
@@ -163,17 +171,19 @@ func (r *round) first(pass func(*head) bool) (best *head) {
 // give makes the assignment.
 func (r *round) give(h *head, at int) {
 	c, j := r.idle[at], h.job
+	if r.expected != nil {
+		r.expected(h, c)
+	}
 	r.out = append(r.out, jobs.Assign{Lease: jobs.Lease{Job: j.ID, Worker: c.Worker, Epoch: j.Epoch + 1}})
 	r.idle, r.busy = slices.Delete(r.idle, at, at+1), append(r.busy, c)
 	r.given[j.ID] = true
 	p := h.person
 	p.had++
 	p.running++
-	if r.view.Mode == Fair {
-		run, load := r.view.expect(j, c.Worker, r.cold(c, h.load))
-		p.used, p.began = p.used+(run+load)*1000, r.view.Now
-		r.freeAt[c.Worker] = max(r.view.Now, r.freeAt[c.Worker]) + run + load
-	}
+	p.sprinted++
+	run, load := r.view.expect(j, c.Worker, r.cold(c, h.load))
+	p.used, p.began = p.used+(run+load)*1000, r.view.Now
+	r.freeAt[c.Worker] = max(r.view.Now, r.freeAt[c.Worker]) + run + load
 	if h.load != "" {
 		r.loaded[c.Worker] = h.load
 	}
@@ -197,7 +207,7 @@ func (r *round) warmth(w cluster.WorkerID) string {
 // feasible reports whether an idle worker may have h's job now.
 func (r *round) feasible(h *head) bool {
 	j := h.job
-	if j.State != jobs.Pending || r.given[j.ID] || r.view.Now != 0 && j.NotBefore > r.view.Now {
+	if j.State != jobs.Pending || r.blocks(h.person) != "" || r.given[j.ID] || r.view.Now != 0 && j.NotBefore > r.view.Now {
 		return false
 	}
 	return slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return r.may(c, j) })
@@ -206,7 +216,7 @@ func (r *round) feasible(h *head) bool {
 // may reports whether the idle worker may have the job. One that has failed with
 // it gets it only when no other, idle or at work, could.
 func (r *round) may(c jobs.Claim, j *jobs.Job) bool {
-	if !c.Can(j) {
+	if !c.Can(j) || r.holds(j, c.Worker) != "" {
 		return false
 	}
 	if !tried(j, c) {
@@ -274,6 +284,8 @@ func (r *round) before(a, b *head) bool {
 // The ranks: those of a lower one go first in every mode.
 const (
 	fronted = iota // the instructor put it to the very front
+	shown          // the instructor's own, in a demo
+	boosted        // its user goes first for a while
 	starved        // fair: its user has waited for longer than the guard allows
 	usual
 )
@@ -282,6 +294,10 @@ func (r *round) rank(h *head) int {
 	switch {
 	case h.job.Fronted():
 		return fronted
+	case r.view.Class.Mode == Demo && h.job.Priority == jobs.Instructor:
+		return shown
+	case r.view.Boosted[h.name]:
+		return boosted
 	case r.view.Mode == Fair && r.starves(h):
 		return starved
 	}

@@ -1,7 +1,9 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
@@ -51,6 +53,28 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 		what = fmt.Sprintf("moved %d jobs to the front", len(c.IDs))
 		if len(c.IDs) == 1 {
 			what = fmt.Sprintf("moved job %s to the front", c.IDs[0])
+		}
+	case *jobs.Now:
+		what = fmt.Sprintf("asked for %d jobs now", len(c.IDs))
+		if len(c.IDs) == 1 {
+			what = fmt.Sprintf("asked for job %s now", c.IDs[0])
+		}
+	case *jobs.Preempt:
+		what = fmt.Sprintf("stopped job %s: %s", c.Lease.Job, c.Reason)
+	case *SetClass:
+		what = "set the class to " + c.Mode
+		if c.N > 0 {
+			what += fmt.Sprintf(" of %d jobs", c.N)
+		}
+		if c.Until > 0 {
+			what += " until " + time.UnixMilli(c.Until).UTC().Format("15:04 UTC")
+		}
+	case *SetQuota:
+		what = fmt.Sprintf("set the quota of %s: %d queued, %d at work, %d GPU minutes a day", cmp.Or(string(c.Quota.User), "everybody"), c.Quota.Queued, c.Quota.Running, c.Quota.Minutes)
+	case *SetBoost:
+		what = fmt.Sprintf("boosted %s", c.User)
+		if c.Until <= m.now {
+			what = fmt.Sprintf("ended the boost of %s", c.User)
 		}
 	case *jobs.Adopt:
 		what = fmt.Sprintf("brought back %d jobs", len(c.Rows))

@@ -31,10 +31,10 @@ const envelopeVersion = 1
 // Commands lists every command of this level, one value each.
 func Commands() []cluster.Command {
 	return append([]cluster.Command{
-		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{}, &Acted{},
+		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{}, &Acted{}, &SetClass{}, &SetQuota{}, &SetBoost{},
 		&jobs.Submit{}, &jobs.Assign{}, &jobs.Started{}, &jobs.GpuDone{}, &jobs.Finish{}, &jobs.Requeue{},
 		&jobs.Cancel{}, &jobs.Forget{}, &jobs.Hold{}, &jobs.Release{},
-		&jobs.Front{}, &jobs.Adopt{},
+		&jobs.Front{}, &jobs.Adopt{}, &jobs.Now{}, &jobs.Preempt{},
 		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{}, &files.Adopt{}, &files.Expire{},
 		&people.Put{}, &people.Disable{}, &people.Visit{}, &people.Give{}, &people.Redeem{}, &people.EndPass{},
 		&models.PutWorker{}, &models.ForgetWorker{},

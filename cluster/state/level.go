@@ -38,7 +38,13 @@ func (Checkpoint) Kind() cluster.Kind { return KindCheckpoint }
 const CheckpointEvery = 1000
 
 // since is the level at which a kind may be proposed.
-func since(k cluster.Kind) uint32 { return sinceNext(k) }
+func since(k cluster.Kind) uint32 {
+	switch k {
+	case KindSetClass, KindSetQuota, KindSetBoost, jobs.KindNow, jobs.KindPreempt:
+		return 2
+	}
+	return sinceNext(k)
+}
 
 // Level is the agreed level: nothing above it may be proposed.
 func (m *Machine) Level() uint32 {

@@ -233,7 +233,7 @@ func (m *Machine) planOwn(cmd cluster.Command, actor string) (func() any, error)
 		return m.planLevel(cmd)
 	case *PutNode, *LeaveNode, *DrainNode:
 		return m.nodes.plan(cmd, m.now, actor, m.level)
-	case *SetMode, *SetPause, *SetInstructor:
+	case *SetMode, *SetPause, *SetInstructor, *SetClass, *SetQuota, *SetBoost:
 		return m.settings.plan(cmd, m.now, actor)
 	}
 	return m.planNext(cmd)

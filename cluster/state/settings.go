@@ -82,6 +82,10 @@ type Settings struct {
 	Pauses []Pause `cbor:"2,keyasint,omitempty" json:"pauses"`
 	// Instructor is a password's hash: it is shown to nobody.
 	Instructor string `cbor:"3,keyasint,omitempty" json:"-"`
+
+	Class  *Class  `cbor:"4,keyasint,omitempty" json:"class,omitempty"` // nil = everybody runs freely
+	Quotas []Quota `cbor:"5,keyasint,omitempty" json:"quotas,omitempty"`
+	Boosts []Boost `cbor:"6,keyasint,omitempty" json:"boosts,omitempty"` // those whose time is over may stand here still
 }
 
 func (s *Settings) plan(cmd cluster.Command, now int64, actor string) (func() any, error) {
@@ -126,11 +130,12 @@ func (s *Settings) plan(cmd cluster.Command, now int64, actor string) (func() an
 			return nil
 		}, nil
 	}
-	return nil, nil
+	return s.planClass(cmd, now, actor)
 }
 
 func (s *Settings) digest(d *cluster.Digest) {
 	d.Row("settings").Text(s.Mode).Text(s.Instructor)
+	s.digestClass(d)
 	for _, p := range s.Pauses {
 		d.Row("pause").Text(string(p.Scope)).Int(p.At).Text(p.Actor).Text(p.Why)
 	}

@@ -89,6 +89,8 @@ type Config struct {
 	GPUs func() int
 	// Turns are what is expected of a user's waiting jobs. Nil: nothing is known.
 	Turns func(cluster.User) map[jobs.ID]jobs.Turn
+	// Quota refuses, with code Quota, who may not queue more now. Nil: nobody is.
+	Quota func(cluster.User) error
 	// NodeWeb names the packs of custom nodes whose scripts and style sheets pages
 	// get; "*" means all that workers have.
 	NodeWeb    []string

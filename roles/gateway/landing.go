@@ -89,7 +89,7 @@ var pages = htmltemplate.Must(htmltemplate.New("pages").Parse(`{{define "head"}}
 <p><button>Sign out</button></p></form></body></html>{{end}}
 {{define "signedout"}}{{template "head" "Signed out"}}<h1>You are signed out</h1><p><a class="go" href="/login">Sign in</a></p></body></html>{{end}}
 {{define "waiting"}}{{template "head" "My place in the queue"}}<h1>My jobs</h1>
-{{range .Rows}}<p>{{.}}</p>{{else}}<p>None of your jobs waits or runs.</p>{{end}}<p>In the whole workshop {{.Waiting}} jobs wait and {{.Running}} run.</p></body></html>{{end}}
+{{range .Rows}}<p title="{{.Prompt}}">{{.Words}}</p>{{else}}<p>None of your jobs waits or runs.</p>{{end}}<p>In the whole workshop {{.Waiting}} jobs wait and {{.Running}} run.</p></body></html>{{end}}
 {{define "health"}}{{template "head" "Health"}}<h1>{{if .Ready}}The workshop is open{{else}}The workshop is not ready{{end}}</h1>
 <table>{{range .Checks}}<tr><td>{{if .OK}}ok{{else}}not ok{{end}}</td><td>{{.Name}}</td><td>{{.Detail}}</td><td>{{printf "%.0f" .Age}} s ago</td></tr>{{end}}</table>
 <p>{{.Waiting}} jobs waiting, {{.Running}} running.</p></body></html>{{end}}`))

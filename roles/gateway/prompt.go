@@ -52,6 +52,11 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 	if refusal != nil {
 		return comfy.PromptResponse{}, refusal
 	}
+	if g.cfg.Quota != nil {
+		if err := g.cfg.Quota(user); err != nil {
+			return comfy.PromptResponse{}, submitError(err)
+		}
+	}
 	if req.PromptID == "" {
 		req.PromptID = uuid.NewString()
 	}

@@ -25,7 +25,6 @@ type waitingJob struct {
 
 // waitingList answers GET /workshop/queue: of others it has counts only.
 type waitingList struct {
-	Now     int64        `json:"now"`
 	Waiting int          `json:"waiting"` // everybody's
 	Running int          `json:"running"`
 	Jobs    []waitingJob `json:"jobs"`
@@ -38,7 +37,7 @@ func (g *Gateway) waitingOf(c *call) waitingList {
 	if g.cfg.Turns != nil {
 		turns = g.cfg.Turns(c.user)
 	}
-	out := waitingList{Now: now, Jobs: []waitingJob{}}
+	out := waitingList{Jobs: []waitingJob{}}
 	g.cfg.Tables.Jobs(func(t *jobs.Table) {
 		n := t.Count()
 		out.Waiting, out.Running = n.Waiting, n.Running
@@ -71,9 +70,10 @@ func (g *Gateway) waiting(c *call) {
 // waitingPage is the same for people; it looks again by itself.
 func (g *Gateway) waitingPage(c *call) {
 	list := g.waitingOf(c)
-	var rows []string
+	type line struct{ Prompt, Words string }
+	var rows []line
 	for _, j := range list.Jobs {
-		rows = append(rows, j.words())
+		rows = append(rows, line{j.Prompt, j.words()})
 	}
 	c.Response.Header.Set("Refresh", "5")
 	g.page(c.RequestCtx, "waiting", map[string]any{"Waiting": list.Waiting, "Running": list.Running, "Rows": rows})

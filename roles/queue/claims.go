@@ -164,7 +164,7 @@ func (s *Steward) decide() []grant {
 // The lock is held.
 func (s *Steward) view(t *jobs.Table, rules Rules) (policy.View, map[cluster.WorkerID]*claim) {
 	active := t.Active()
-	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining, Passed: s.memory.Passed(), Kinds: rules.Kinds}
+	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining, Passed: s.memory.Passed(), Kinds: rules.Kinds, Class: rules.Class, Boosted: rules.Boosted, Limits: rules.Limits}
 	byWorker := map[cluster.WorkerID]*claim{}
 	for _, c := range s.idle(active) {
 		v.Idle = append(v.Idle, c.Claim)

@@ -36,6 +36,7 @@ func (s *Steward) Forecast() *policy.Forecast {
 			}
 		}
 		s.forecast, s.forecastAt = policy.Look(v), now
+		s.nameStubborn(t, s.forecast)
 	})
 	return s.forecast
 }

@@ -67,6 +67,9 @@ type Rules struct {
 	Paused   policy.Pause
 	Draining map[cluster.NodeID]bool
 	Kinds    map[cluster.WorkerID]string // what GPU the workers have, for estimates; nil = all the same
+	Class    policy.Class
+	Boosted  map[cluster.User]bool
+	Limits   func(cluster.User) policy.Limits // nil: nobody is bounded
 }
 
 // Steward runs the queue. All methods are safe for concurrent use.
@@ -93,6 +96,9 @@ type Steward struct {
 	lost    map[jobs.Lease]string // to be taken back, and why
 	workers map[cluster.WorkerID]*worker
 	memory  policy.Memory
+
+	emptied  map[cluster.WorkerID]time.Time // whose job was taken for another, and when
+	stubborn map[cluster.WorkerID]bool      // of those, who did not stop in time
 
 	forecast   *policy.Forecast
 	forecastAt time.Time
@@ -123,6 +129,7 @@ func New(c Config) (*Steward, error) {
 		log: c.Logger.With("component", "queue"), ttl: c.LeaseTTL, rules: c.Rules, gone: c.Gone,
 		kick:   make(chan struct{}, 1),
 		clocks: map[jobs.ID]clock{}, lost: map[jobs.Lease]string{}, workers: map[cluster.WorkerID]*worker{},
+		emptied: map[cluster.WorkerID]time.Time{}, stubborn: map[cluster.WorkerID]bool{},
 	}, nil
 }
 
@@ -202,6 +209,7 @@ func (s *Steward) pass(ctx context.Context) {
 		s.takeBack(ctx, r)
 	}
 	s.dispatch(ctx)
+	s.urge(ctx)
 }
 
 // follower keeps claims for the length of a lease, in case this node is about

@@ -22,6 +22,7 @@ const forgetAfter = time.Hour
 // met notes a worker that asks for work. The lock is held.
 func (s *Steward) met(c jobs.Claim, now time.Time) {
 	s.workers[c.Worker] = &worker{claim: c, claimed: true, seen: now}
+	delete(s.emptied, c.Worker) // it has stopped what it was to stop
 }
 
 // saw notes a sign of life. The lock is held.

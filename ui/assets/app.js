@@ -163,6 +163,10 @@ $("mode").addEventListener("change", () => {
   act(verbs.mode($("mode").value), back);
 });
 $("mode").addEventListener("blur", () => { if (view.head && !$("ask").open) $("mode").value = view.head.mode; });
+
+const className = () => (view.head.class || "free").split(/[ :]/)[0];
+$("class").addEventListener("change", () => act(verbs.classMode($("class").value), () => { $("class").value = className(); }));
+$("class").addEventListener("blur", () => { if (view.head && !$("ask").open) $("class").value = className(); });
 $("filter").addEventListener("input", () => { if (view.queue) { draw.queue(view, act); lock(view.head.readonly); } });
 
 /** places is where "g" and a letter go. */

@@ -13,6 +13,27 @@ export const retry = (j) => ({ action: { verb: "retry", user: j.user, prompt_id:
 
 export const front = (j) => ({ action: { verb: "front", jobs: [{ user: j.user, prompt_id: j.prompt_id }] }, done: `At the front: ${name(j)}.` });
 
+export const now = (j) => ({
+  action: { verb: "now", jobs: [{ user: j.user, prompt_id: j.prompt_id }] }, danger: true, title: `Begin ${name(j)} now?`, done: `Begins as soon as a GPU is free: ${name(j)}.`,
+  text: "If every GPU is at work, the job that loses least is stopped. It goes back to its place and its user reads why.",
+});
+
+export const boost = (user) => ({
+  action: { verb: "boost", user, until: Date.now() + 600000 }, title: `Let ${user} go first for 10 minutes?`, done: `${user} goes first for 10 minutes.`,
+  text: "Their jobs go before everybody's until then.",
+});
+
+const classTexts = {
+  free: "Everybody's jobs begin in the queue's order.",
+  demo: "The instructor's jobs go first, everybody's after them.",
+  "hands-off": "Only the instructor's jobs begin. Others are accepted and wait.",
+  sprint: "Everybody gets 3 jobs from now on; what is more waits until the sprint is over. For another number: comfyume-agent queue class sprint N.",
+};
+
+export const classMode = (word) => ({
+  action: word === "sprint" ? { verb: "class", mode: word, n: 3 } : { verb: "class", mode: word }, title: `Class: ${word}?`, text: classTexts[word] ?? "", done: `The class is ${word} now.`,
+});
+
 export const disable = (user) => ({
   action: { verb: "disable", user }, danger: true, title: `Shut ${user} out?`,
   text: "They cannot sign in until you let them in again. Their work and their queued jobs stay.",

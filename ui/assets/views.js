@@ -18,6 +18,8 @@ export function head(h) {
   text($("survives"), h.survives);
   $("pause").textContent = h.paused ? "Resume queue" : "Pause queue";
   if (document.activeElement !== $("mode")) $("mode").value = h.mode;
+  if (document.activeElement !== $("class")) $("class").value = (h.class || "free").split(/[ :]/)[0];
+  text($("class-words"), h.class ? `Class: ${h.class}` : "");
   document.title = `${!h.leader ? "NO LEADER - " : h.ready ? "" : "NOT READY - "}ComfyUME on ${h.node}`;
 }
 
@@ -133,7 +135,7 @@ export function queue(view, act) {
       el("td", {}, stateOf(j), j.copies === 1 ? [" ", pill("one copy", "warn", "On one machine only so far: the loss of that machine loses the job.")] : ""),
       el("td", {}, j.started ? age(j.started - j.created) : since(j.created)), el("td", {}, waits(j) && j.expected_start ? expected(j, view.now) : "", progress(j), j.at ? el("div", { class: "quiet" }, `node ${j.at}`) : ""),
       el("td", {}, j.worker || "-"), el("td", { class: "word" }, j.why),
-      el("td", { class: "acts" }, waits(j) ? button("To front", `${j.user} #${j.number}`, act, verbs.front(j)) : "",
+      el("td", { class: "acts" }, waits(j) ? [button("To front", `${j.user} #${j.number}`, act, verbs.front(j)), button("Now", `${j.user} #${j.number}`, act, verbs.now(j))] : "",
         j.state === "cancelling" ? "" : button("Cancel", `${j.user} #${j.number}`, act, verbs.cancel(j)))),
   word ? "Nothing matches." : "The queue is empty.");
   text($("more"), view.more ? `and ${view.more} more` : "");
@@ -170,6 +172,7 @@ export function people(view, act, look) {
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
         el("button", { type: "button", "aria-label": `Errors: ${p.name}`, onclick: () => look(p.name) }, "Errors"),
+        p.waiting ? button("Boost", p.name, act, verbs.boost(p.name)) : "",
         ...p.disabled ? [] : [button("Link", p.name, act, verbs.link(p.name)), button("Token", p.name, act, verbs.token(p.name)), button("Sign out", p.name, act, verbs.signout(p.name))],
         p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
