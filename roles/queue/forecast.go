@@ -8,7 +8,8 @@ import (
 	"github.com/ahelme/comfyume/cluster/policy"
 )
 
-// forecastFor is how long a forecast is good: pages ask more often than it changes.
+// forecastFor is how long a forecast is good while the
+// table does not move.
 const forecastFor = 400 * time.Millisecond
 
 // Forecast is what is expected of the jobs that wait, nil when this node does
@@ -21,7 +22,7 @@ func (s *Steward) Forecast() *policy.Forecast {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.forecast != nil && now.Sub(s.forecastAt) < forecastFor {
+	if !s.moved.Swap(false) && s.forecast != nil && now.Sub(s.forecastAt) < forecastFor {
 		return s.forecast
 	}
 	s.jobs.Jobs(func(t *jobs.Table) {

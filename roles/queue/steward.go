@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
@@ -100,6 +101,7 @@ type Steward struct {
 	emptied  map[cluster.WorkerID]time.Time // whose job was taken for another, and when
 	stubborn map[cluster.WorkerID]bool      // of those, who did not stop in time
 
+	moved      atomic.Bool // the table has, since the forecast was made
 	forecast   *policy.Forecast
 	forecastAt time.Time
 }
@@ -180,6 +182,7 @@ func (s *Steward) follow(ctx context.Context, w Watcher) error {
 			}
 			return err
 		}
+		s.moved.Store(true)
 		s.wake()
 	}
 }
