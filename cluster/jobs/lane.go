@@ -13,6 +13,7 @@ type Lane struct {
 	Priority Priority
 	Classes  []string // node classes
 	Models   []string // model files
+	load     string
 	jobs     line
 }
 
@@ -24,7 +25,7 @@ func (l *Lane) Walk() func() *Job { return l.jobs.walk() }
 func (l *Lane) Len() int { return l.jobs.size }
 
 // LoadKey is that of its jobs, see Job.LoadKey.
-func (l *Lane) LoadKey() string { return l.jobs.first().LoadKey() }
+func (l *Lane) LoadKey() string { return l.load }
 
 // Lanes calls f for each lane, in no order. Neither a lane nor a row may be kept.
 func (t *Table) Lanes(f func(*Lane)) {
@@ -45,7 +46,7 @@ func (a *account) enter(j *Job) {
 	at := a.lane(j)
 	if at < 0 {
 		at = len(a.lanes)
-		a.lanes = append(a.lanes, &Lane{User: j.ID.User, Priority: j.Priority, Classes: j.Classes, Models: j.Models, jobs: line{key: byTurn}})
+		a.lanes = append(a.lanes, &Lane{User: j.ID.User, Priority: j.Priority, Classes: j.Classes, Models: j.Models, load: j.LoadKey(), jobs: line{key: byTurn}})
 	}
 	a.lanes[at].jobs.add(j)
 }

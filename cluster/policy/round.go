@@ -44,6 +44,7 @@ type head struct {
 	load string // its LoadKey
 	next func() *jobs.Job
 	job  *jobs.Job // nil: there is none in the lane
+	rank int       // worked out anew when heads are compared
 }
 
 func newRound(v *View) *round {
@@ -140,14 +141,13 @@ func (r *round) run() {
 	}
 	r.enter()
 	for len(r.idle) > 0 {
-		for _, h := range r.heads {
-			if h.job != nil && !r.feasible(h) {
-				h.advance(r) // the worker that it could have had is taken
-			}
-		}
 		h := r.first(func(*head) bool { return true })
 		if h == nil {
 			return
+		}
+		if !r.feasible(h) {
+			h.advance(r) // the worker that it could have had is taken
+			continue
 		}
 		at := r.choose(h)
 		if r.view.Mode == Fair {
@@ -161,7 +161,11 @@ func (r *round) run() {
 // first is the head whose turn it is among those that pass, nil if none does.
 func (r *round) first(pass func(*head) bool) (best *head) {
 	for _, h := range r.heads {
-		if h.job != nil && (best == nil || r.before(h, best)) && pass(h) {
+		if h.job == nil {
+			continue
+		}
+		h.rank = r.rank(h)
+		if (best == nil || r.before(h, best)) && pass(h) {
 			best = h
 		}
 	}
@@ -263,7 +267,7 @@ func (r *round) wanted(c jobs.Claim) (n int) {
 // before reports whether a's job has its turn before b's.
 func (r *round) before(a, b *head) bool {
 	x, y := a.job, b.job
-	ra, rb := r.rank(a), r.rank(b)
+	ra, rb := a.rank, b.rank
 	if ra == rb && ra != fronted {
 		c := 0
 		switch r.view.Mode {

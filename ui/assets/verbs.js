@@ -18,6 +18,11 @@ export const now = (j) => ({
   text: "If every GPU is at work, the job that loses least is stopped. It goes back to its place and its user reads why.",
 });
 
+export const quota = (user) => ({
+  action: { verb: "quota", user, queued: 10, n: 1 }, title: `Bound ${user}?`, done: `${user}: 10 jobs queued, one at work at a time.`,
+  text: "They may have 10 jobs in the queue, one of them at work. Other bounds, or none: comfyume-agent queue quota.",
+});
+
 export const boost = (user) => ({
   action: { verb: "boost", user, until: Date.now() + 600000 }, title: `Let ${user} go first for 10 minutes?`, done: `${user} goes first for 10 minutes.`,
   text: "Their jobs go before everybody's until then.",

@@ -172,7 +172,7 @@ export function people(view, act, look) {
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
         el("button", { type: "button", "aria-label": `Errors: ${p.name}`, onclick: () => look(p.name) }, "Errors"),
-        p.waiting ? button("Boost", p.name, act, verbs.boost(p.name)) : "",
+        p.waiting ? [button("Boost", p.name, act, verbs.boost(p.name)), button("Quota", p.name, act, verbs.quota(p.name))] : "",
         ...p.disabled ? [] : [button("Link", p.name, act, verbs.link(p.name)), button("Token", p.name, act, verbs.token(p.name)), button("Sign out", p.name, act, verbs.signout(p.name))],
         p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
