@@ -95,7 +95,7 @@ func whyWaits(v agent.View, j agent.Job) string {
 	if j.Copies == 1 && !j.State.Ended() {
 		out = append(out, "on one machine only")
 	}
-	if j.State.Waiting() {
+	if j.State.Waiting() && !strings.Contains(j.Reason, "paused") {
 		out = append(out, pausedWhy(v, j.User))
 	}
 	out = append(out, j.Reason)

@@ -120,7 +120,7 @@ const expected = (j, now) => `in ${age(Math.max(1000, j.expected_start - now))},
 /** why is what holds a job up, and what one should know of it. */
 function why(j, h) {
   const all = [j.reason, j.strikes ? plural(j.strikes, "lost attempt") : ""];
-  if (waits(j)) {
+  if (waits(j) && !j.reason.includes("paused")) {
     if (isPaused(h, "all")) all.push("the queue is paused");
     if (isPaused(h, `user/${j.user}`)) all.push(`${j.user} is paused`);
   }
