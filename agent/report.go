@@ -32,7 +32,7 @@ type report struct {
 	Disk     int                              `json:"disk"`          // per cent used, -1 = unknown
 	Missing  int                              `json:"missing"`       // blobs that it should hold and does not
 	Waits    string                           `json:"waits,omitempty"`
-	Bill     *bill                            `json:"bill,omitempty"` // what the machine costs, if that was said
+	Bill     *bill                            `json:"bill,omitempty"`     // what the machine costs, if that was said
 	Forecast *policy.Forecast                 `json:"forecast,omitempty"` // of the node that leads
 }
 
