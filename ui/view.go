@@ -305,8 +305,10 @@ const (
 
 // Verbs lists every verb.
 func Verbs() []Verb {
-	return []Verb{CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, BoostPerson, DrainNode, UndrainNode, ForgetNode,
-		RestartWorker, StopWorker, StartWorker, FreeWorker, ReleaseWorker}
+	return []Verb{
+		CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, BoostPerson, DrainNode, UndrainNode, ForgetNode,
+		RestartWorker, StopWorker, StartWorker, FreeWorker, ReleaseWorker,
+	}
 }
 
 // Action is what a button sends. Which fields count depends on the verb.

@@ -113,9 +113,18 @@ func between(rnd *rand.Rand, low, high time.Duration) time.Duration {
 // core are the faults of nodes that hold the table.
 func (f *faults) core() []fault {
 	all := []fault{
-		{"kill-leader", f.kill(f.leader)}, {"kill-gateway", f.kill(f.gateway)}, {"kill-follower", f.kill(f.follower)},
-		{"freeze-leader", f.freeze(f.leader)}, {"freeze-gateway", f.freeze(f.gateway)}, {"freeze-follower", f.freeze(f.follower)},
-		{"transfer", f.transfer}, {"transfer", f.transfer}, {"kill-all", f.killAll}, {"wipe", f.wipe}, {"kill-leader", f.kill(f.leader)}, {"snapshot", f.snapshot},
+		{"kill-leader", f.kill(f.leader)},
+		{"kill-gateway", f.kill(f.gateway)},
+		{"kill-follower", f.kill(f.follower)},
+		{"freeze-leader", f.freeze(f.leader)},
+		{"freeze-gateway", f.freeze(f.gateway)},
+		{"freeze-follower", f.freeze(f.follower)},
+		{"transfer", f.transfer},
+		{"transfer", f.transfer},
+		{"kill-all", f.killAll},
+		{"wipe", f.wipe},
+		{"kill-leader", f.kill(f.leader)},
+		{"snapshot", f.snapshot},
 	}
 	if f.w.CanCut() {
 		all = append(all, fault{"cut-leader", f.cut(f.leader)}, fault{"cut-gateway", f.cut(f.gateway)}, fault{"deaf-leader", f.deafLeader})

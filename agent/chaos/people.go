@@ -53,8 +53,12 @@ func doors(nodes ...*world.Node) (out []oracle.Door) {
 // that run jobs.
 func six(w *world.World, disk int64) error {
 	for _, o := range []world.Options{
-		{Name: "a", Roles: "gateway,queue"}, {Name: "b", Roles: "gateway,queue"}, {Name: "c", Roles: "queue", Disk: disk},
-		{Name: "g1", Roles: "gpu"}, {Name: "g2", Roles: "gpu"}, {Name: "g3", Roles: "gpu"},
+		{Name: "a", Roles: "gateway,queue"},
+		{Name: "b", Roles: "gateway,queue"},
+		{Name: "c", Roles: "queue", Disk: disk},
+		{Name: "g1", Roles: "gpu"},
+		{Name: "g2", Roles: "gpu"},
+		{Name: "g3", Roles: "gpu"},
 	} {
 		if _, err := w.Add(o); err != nil {
 			return err

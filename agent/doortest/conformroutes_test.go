@@ -104,8 +104,11 @@ func routeScript(t *testing.T, tag string) []exchange {
 		{name: "a range", method: "GET", path: "/view?type=input&filename=" + file, header: []string{"Range", "bytes=3-9"}, want: "bytes"},
 		{name: "the end of it", method: "GET", path: "/view?type=input&filename=" + file, header: []string{"Range", "bytes=-5"}, want: "bytes"},
 		{name: "beyond it", method: "GET", path: "/view?type=input&filename=" + file, header: []string{"Range", "bytes=99999999-"}, want: ""},
-		get("/view?type=input&filename=nowhere.png", "bytes"), get("/view", "bytes"), get("/view?type=models&filename=a.png", "bytes"), {name: "a name that climbs", method: "GET", path: "/view?filename=..%2Fa.png", want: "bytes", fork: 404},
-		{name: "a folder that climbs", method: "GET", path: "/view?filename=a.png&subfolder=..%2F..%2Fx", want: "bytes", fork: 404}, {name: "a preview", method: "GET", path: "/view?type=input&filename=" + file + "&preview=jpeg", want: ""}, get("/view?type=input&preview=webp%3B80&filename="+file, ""), get("/view?type=input&channel=rgb&filename="+file, ""),
+		get("/view?type=input&filename=nowhere.png", "bytes"), get("/view", "bytes"), get("/view?type=models&filename=a.png", "bytes"),
+		{name: "a name that climbs", method: "GET", path: "/view?filename=..%2Fa.png", want: "bytes", fork: 404},
+		{name: "a folder that climbs", method: "GET", path: "/view?filename=a.png&subfolder=..%2F..%2Fx", want: "bytes", fork: 404},
+		{name: "a preview", method: "GET", path: "/view?type=input&filename=" + file + "&preview=jpeg", want: ""},
+		get("/view?type=input&preview=webp%3B80&filename="+file, ""), get("/view?type=input&channel=rgb&filename="+file, ""),
 		get("/internal/files/models", "json"),
 
 		{name: "queue", method: "GET", path: "/queue", want: "json"},
@@ -121,7 +124,8 @@ func routeScript(t *testing.T, tag string) []exchange {
 		get("/users", "shape"), get("/i18n", ""), get("/embeddings", "json"), get("/models", ""), get("/models/nowhere", ""), get("/models/vae_approx", "json"),
 		get("/experiment/models/nowhere", ""), get("/view_metadata/checkpoints?filename=none.safetensors", ""),
 		get("/object_info/NoSuchClass", "json"), get("/object_info/SaveImage", "json"), get("/object_info/KSampler", "json"), get("/internal/logs/raw", ""),
-		get("/nowhere", ""), {name: "a wrong method", method: "PUT", path: "/settings", want: ""},
+		get("/nowhere", ""),
+		{name: "a wrong method", method: "PUT", path: "/settings", want: ""},
 	}
 }
 

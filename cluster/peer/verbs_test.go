@@ -24,10 +24,12 @@ func (d *desk) Claim(_ context.Context, c jobs.Claim) (jobs.Assignment, error) {
 	d.note(c.Worker)
 	return jobs.Assignment{}, nil
 }
+
 func (d *desk) Started(_ context.Context, l jobs.Lease) (uint64, error) {
 	d.note(l.Worker)
 	return 0, nil
 }
+
 func (d *desk) Renew(_ context.Context, l jobs.Lease) (v jobs.Verdict, err error) {
 	d.note(l.Worker)
 	return v, nil
@@ -42,10 +44,12 @@ func (d *desk) Requeue(_ context.Context, l jobs.Lease, _ bool, _ string) error 
 	d.note(l.Worker)
 	return nil
 }
+
 func (d *desk) OutOfMemory(_ context.Context, l jobs.Lease, _ jobs.Memory) (bool, error) {
 	d.note(l.Worker)
 	return false, nil
 }
+
 func (d *desk) Hold(_ context.Context, l jobs.Lease, _ string) error { d.note(l.Worker); return nil }
 
 // nobodysTable has no job.

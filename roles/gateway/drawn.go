@@ -124,10 +124,15 @@ func (d *drawing) describe(name string) (json.RawMessage, bool) {
 	return jsonOf(comfy.Object{
 		{Key: "input", Value: jsonOf(comfy.Object{{Key: "required", Value: jsonOf(required)}, {Key: "optional", Value: jsonOf(optional)}})},
 		{Key: "input_order", Value: jsonOf(map[string][]string{"required": keys(required), "optional": keys(optional)})},
-		{Key: "output", Value: jsonOf(types)}, {Key: "output_is_list", Value: jsonOf(lists)}, {Key: "output_name", Value: jsonOf(names)},
-		{Key: "name", Value: jsonOf(name)}, {Key: "display_name", Value: jsonOf(name)},
+		{Key: "output", Value: jsonOf(types)},
+		{Key: "output_is_list", Value: jsonOf(lists)},
+		{Key: "output_name", Value: jsonOf(names)},
+		{Key: "name", Value: jsonOf(name)},
+		{Key: "display_name", Value: jsonOf(name)},
 		{Key: "description", Value: jsonOf("Known from the workshop's workflows only. Its choices are complete when a GPU has joined.")},
-		{Key: "python_module", Value: jsonOf("nodes")}, {Key: "category", Value: jsonOf("workshop")}, {Key: "output_node", Value: jsonOf(len(types) == 0)},
+		{Key: "python_module", Value: jsonOf("nodes")},
+		{Key: "category", Value: jsonOf("workshop")},
+		{Key: "output_node", Value: jsonOf(len(types) == 0)},
 	}), true
 }
 

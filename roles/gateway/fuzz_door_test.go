@@ -198,9 +198,14 @@ func FuzzName(f *testing.F) {
 		w := base.as(t)
 		at := "/userdata/" + url.PathEscape(name)
 		for _, q := range []ask{
-			{method: "POST", target: at, body: "1"}, {method: "GET", target: at}, {method: "POST", target: at + "/move/" + url.PathEscape(dest)},
-			{method: "GET", target: "/userdata/" + url.PathEscape(dest)}, {method: "DELETE", target: at}, {method: "DELETE", target: "/userdata/" + url.PathEscape(dest)},
-			{method: "GET", target: "/v2/userdata?path=" + url.QueryEscape(name)}, {method: "GET", target: "/userdata?recurse=true&dir=" + url.QueryEscape(name)},
+			{method: "POST", target: at, body: "1"},
+			{method: "GET", target: at},
+			{method: "POST", target: at + "/move/" + url.PathEscape(dest)},
+			{method: "GET", target: "/userdata/" + url.PathEscape(dest)},
+			{method: "DELETE", target: at},
+			{method: "DELETE", target: "/userdata/" + url.PathEscape(dest)},
+			{method: "GET", target: "/v2/userdata?path=" + url.QueryEscape(name)},
+			{method: "GET", target: "/userdata?recurse=true&dir=" + url.QueryEscape(name)},
 			{method: "GET", target: "/view?type=input&filename=" + url.QueryEscape(name) + "&subfolder=" + url.QueryEscape(dest)},
 		} {
 			q.user = ann

@@ -63,8 +63,14 @@ func TestFramesOfAClient(t *testing.T) {
 		fromClient(0x82, long), fromClient(0x82, tooLong), fromClient(0x8a, ""), fromClient(0x88, "\x03\xe8"),
 	)
 	want := []got{
-		{opText, true, false, "hello"}, {opText, false, false, "in "}, {opPing, true, false, "ping"}, {opContinue, true, false, "two"},
-		{opBinary, true, false, long}, {opBinary, true, true, ""}, {opPong, true, false, ""}, {opClose, true, false, "\x03\xe8"},
+		{opText, true, false, "hello"},
+		{opText, false, false, "in "},
+		{opPing, true, false, "ping"},
+		{opContinue, true, false, "two"},
+		{opBinary, true, false, long},
+		{opBinary, true, true, ""},
+		{opPong, true, false, ""},
+		{opClose, true, false, "\x03\xe8"},
 	}
 	for _, size := range []int{1, 2, 3, 5, 7, 4096, len(raw)} {
 		frames, err := feedAll(raw, size)
