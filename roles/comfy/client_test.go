@@ -17,9 +17,16 @@ import (
 
 func newClient(t *testing.T, h http.Handler) *comfy.Client {
 	t.Helper()
+	return newClientIdle(t, h, 0)
+}
+
+// newClientIdle makes a client whose sockets may be silent for idle: the shorter,
+// the sooner a busy machine looks like a dead server.
+func newClientIdle(t *testing.T, h http.Handler, idle time.Duration) *comfy.Client {
+	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	c, err := comfy.NewClient(comfy.ClientConfig{BaseURL: server.URL + "/", SocketIdle: 900 * time.Millisecond})
+	c, err := comfy.NewClient(comfy.ClientConfig{BaseURL: server.URL + "/", SocketIdle: idle})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +122,14 @@ func talk(script func(conn *websocket.Conn)) http.Handler {
 		}
 		defer conn.Close()
 		script(conn)
+		// A connection that is closed with pings unread is reset, and what is under
+		// way to the client is lost: say goodbye and read until the client went.
+		_ = conn.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseGoingAway, ""))
+		for {
+			if _, _, err := conn.ReadMessage(); err != nil {
+				return
+			}
+		}
 	})
 }
 
@@ -148,7 +163,7 @@ func TestSocketPassesOverWhatItCannotRead(t *testing.T) {
 
 func TestSocketStaysAliveByPings(t *testing.T) {
 	pinged := make(chan struct{}, 100)
-	c := newClient(t, talk(func(conn *websocket.Conn) {
+	c := newClientIdle(t, talk(func(conn *websocket.Conn) {
 		answer := conn.PingHandler()
 		n := 0
 		conn.SetPingHandler(func(data string) error {
@@ -163,7 +178,7 @@ func TestSocketStaysAliveByPings(t *testing.T) {
 				return
 			}
 		}
-	}))
+	}), 2*time.Second)
 	s, err := c.Dial(t.Context(), "id", map[string]any{"a": true})
 	if err != nil {
 		t.Fatal(err)
@@ -182,8 +197,8 @@ func TestSocketStaysAliveByPings(t *testing.T) {
 
 func TestSocketNoticesSilence(t *testing.T) {
 	quiet := make(chan struct{})
-	c := newClient(t, talk(func(*websocket.Conn) { <-quiet })) // reads nothing, so answers no ping
-	t.Cleanup(func() { close(quiet) })                         // before the server closes
+	c := newClientIdle(t, talk(func(*websocket.Conn) { <-quiet }), 300*time.Millisecond) // reads nothing, so answers no ping
+	t.Cleanup(func() { close(quiet) })                                                   // before the server closes
 	s, err := c.Dial(t.Context(), "id", nil)
 	if err != nil {
 		t.Fatal(err)
