@@ -10,7 +10,7 @@ import (
 // name would hide that page from everybody, because /NAME/ is their ComfyUI.
 func reservedNames() []string {
 	return []string{
-		"admin", "api", "assets", "customnode", "embeddings", "experiment", "extensions", "externalmodel", "favicon.ico", "features", "fonts", "free",
+		"admin", "api", "assets", "customnode", "docs", "embeddings", "experiment", "extensions", "externalmodel", "favicon.ico", "features", "fonts", "free",
 		"global_subgraphs", "health", "healthz", "history", "i18n", "index.html", "internal", "interrupt", "jobs", "login", "logout", "manager", "metrics", "models",
 		"node_replacements", "object_info", "prompt", "queue", "robots.txt", "scripts", "settings", "snapshot", "system_stats", "templates", "upload", "user.css",
 		"userdata", "users", "v2", "view", "view_metadata", "workflow_templates", "workshop", "ws",
