@@ -118,6 +118,10 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 
+	if err := a.startServerless(); err != nil {
+		return nil, err
+	}
+
 	// What tells about it all.
 	a.health = newHealth(cfg.Version, time.Now, a.checks()...)
 	a.stack.run("health", a.health.run)

@@ -102,6 +102,11 @@ type Config struct {
 	DeadManHook  string // "" = none
 	SpotNotice   string // file or address, "" = none
 
+	ProbeListen  string // host:port, "" = nowhere
+	Wake         string // address or command, "" = none
+	WakeReplicas int
+	WakeToken    Secret
+
 	LogLevel  slog.Level
 	LogFormat string
 	Logger    *slog.Logger // nil: slog.Default
@@ -135,6 +140,7 @@ func (v *Values) Config() (Config, error) {
 		NoProgress: must(parseDuration(v.text("no-progress"))),
 		IdleAfter:  must(parseDuration(v.text("idle-after"))), IdleHook: v.text("idle-hook"), DeadManAfter: must(parseDuration(v.text("dead-man-after"))),
 		DeadManHook: v.text("dead-man-hook"), SpotNotice: v.text("spot-notice"),
+		ProbeListen: v.text("probe-listen"), Wake: v.text("wake"), WakeReplicas: int(must(parseNumber(v.text("wake-replicas")))), WakeToken: Secret(v.text("wake-token")),
 		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
 		AuthKey: Secret(v.text("ts-authkey")), ClientSecret: Secret(v.text("ts-client-secret")),
@@ -201,6 +207,10 @@ func (c *Config) Validate() error {
 		return bad("the role gpu needs a ComfyUI: give --comfyui-dir=FOLDER to have it started here, or --comfyui-url=http://127.0.0.1:8188 for one that runs (--comfyui-url=sketch is our own small one)")
 	case !c.Has(cluster.GPU) && len(c.ComfyUIURLs) > 0:
 		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
+	case !c.Has(cluster.GPU) && c.ProbeListen != "":
+		return bad("--probe-listen is for a serverless container, and --roles=%s has no gpu: leave it out", joinRoles(c.Roles))
+	case c.Wake != "" && !c.Has(cluster.Queue):
+		return bad("--wake is for a node that can lead the queue, and --roles=%s has no queue: give it there", joinRoles(c.Roles))
 	case !c.Has(cluster.GPU) && c.ComfyUIDir != "":
 		return bad("--comfyui-dir is given but --roles=%s has no gpu: add gpu, or leave the folder out", joinRoles(c.Roles))
 	case c.ComfyUIDir != "" && (c.WorkersPerGPU < 1 || c.WorkersPerGPU > 3):

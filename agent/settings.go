@@ -111,6 +111,10 @@ func Settings() []Setting {
 		{Name: "dead-man-after", Shape: Duration, Default: "15m", Group: groupGPU, Help: "After so long without word of the workshop --dead-man-hook runs."},
 		{Name: "dead-man-hook", Shape: Text, Group: groupGPU, Help: "Command (sh -c) for a machine that has lost the workshop."},
 		{Name: "spot-notice", Shape: Text, Group: groupGPU, Help: "Where the provider says that it takes the machine back: a file that appears, or an address that answers 200. Then its jobs go back to the queue at once."},
+		{Name: "probe-listen", Shape: Text, Group: groupGPU, Help: "In a serverless container: where the platform's probe is answered (GET /), and where a request stays open while this replica works (POST /work)."},
+		{Name: "wake", Shape: Text, Group: groupGPU, Help: "On a queue node: address of a serverless platform's /work, which is kept open once per wanted replica while jobs are there, or a command that starts COMFYUME_REPLICAS machines."},
+		{Name: "wake-replicas", Shape: Number, Default: "1", Group: groupGPU, Help: "How many replicas --wake asks for at most."},
+		{Name: "wake-token", Shape: Text, Secret: true, Group: groupGPU, Help: "Key that the platform asks for, sent as a Bearer."},
 		{Name: "no-progress", Shape: Duration, Default: "10m", Group: groupGPU, Help: "How long a running job may show no progress before it is taken away and ComfyUI restarted; four times as long while it is seen working."},
 
 		{Name: "log-level", Shape: Text, Default: "info", Words: []string{"debug", "info", "warn", "error"}, Group: groupLog, Help: "The least that is logged: debug, info, warn or error."},
