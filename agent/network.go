@@ -82,7 +82,7 @@ func (r *reach) peers(ctx context.Context) ([]tailnet.Peer, error) {
 		return !slices.Contains(p.Tags, cluster.TagCore) && !slices.Contains(p.Tags, cluster.TagGPU)
 	})
 	r.peer.Store(&all)
-	return all, nil
+	return slices.Clone(all), nil // who asks may sort theirs
 }
 
 // dial reaches a port of a node, wherever it is now.

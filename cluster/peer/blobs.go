@@ -29,7 +29,7 @@ const maxCaps = 64 << 20
 // and may keep results of such a job, or its own description.
 func ServeBlobs(s *Server, store *blob.Dir, table Table) {
 	k := &keeper{store: store, table: table}
-	s.verbs[verbBlob] = verb{access: Workers, serve: func(w http.ResponseWriter, r *http.Request, who Who) error {
+	s.add(verbBlob, verb{access: Workers, serve: func(w http.ResponseWriter, r *http.Request, who Who) error {
 		switch r.Method {
 		case http.MethodGet, http.MethodHead:
 			return k.get(w, r, who)
@@ -37,7 +37,7 @@ func ServeBlobs(s *Server, store *blob.Dir, table Table) {
 			return k.put(w, r, who)
 		}
 		return cluster.Errorf(cluster.Invalid, "blobs are read and kept, not %s", r.Method)
-	}}
+	}})
 }
 
 type keeper struct {

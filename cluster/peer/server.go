@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"sync"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -19,6 +20,7 @@ type Server struct {
 	gate   *Gate
 	leader func() cluster.NodeID
 	log    *slog.Logger
+	mu     sync.RWMutex // of verbs
 	verbs  map[Verb]verb
 }
 
@@ -46,9 +48,25 @@ func NewServer(g *Gate, leader func() cluster.NodeID, log *slog.Logger) *Server 
 	return &Server{gate: g, leader: leader, log: log.With("component", "peer"), verbs: map[Verb]verb{}}
 }
 
+// add adds a verb. A role adds its own when it starts, while others are answered.
+func (s *Server) add(name Verb, v verb) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verbs[name] = v
+}
+
+func (s *Server) find(name Verb) (v verb, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	v, ok = s.verbs[name]
+	return v, ok
+}
+
 // Verbs lists what the server answers, for a test that tries each as a stranger.
 func (s *Server) Verbs() map[Verb]Access {
 	out := map[Verb]Access{}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	for name, v := range s.verbs {
 		out[name] = v.access
 	}
@@ -60,20 +78,20 @@ const maxRequest = 1 << 20
 
 // Handle adds a verb whose question and answer are CBOR.
 func Handle[In, Out any](s *Server, name Verb, access Access, do func(ctx context.Context, who Who, in In) (Out, error)) {
-	s.verbs[name] = question(access, do)
+	s.add(name, question(access, do))
 }
 
 // HandleAnyLine is Handle for verbs that nodes use before they share a history.
 func HandleAnyLine[In, Out any](s *Server, name Verb, access Access, do func(ctx context.Context, who Who, in In) (Out, error)) {
 	v := question(access, do)
 	v.anyLine = true
-	s.verbs[name] = v
+	s.add(name, v)
 }
 
 // HandleStream adds a verb whose answer is bytes of any length. An error before
 // the first byte is answered as such; later the stream breaks off.
 func HandleStream(s *Server, name Verb, access Access, do func(w http.ResponseWriter, r *http.Request, who Who) error) {
-	s.verbs[name] = verb{access: access, serve: do}
+	s.add(name, verb{access: access, serve: do})
 }
 
 func question[In, Out any](access Access, do func(ctx context.Context, who Who, in In) (Out, error)) verb {
@@ -111,7 +129,7 @@ func question[In, Out any](access Access, do func(ctx context.Context, who Who, 
 
 // self answers this node's own question, as if it had come over the network.
 func (s *Server) self(ctx context.Context, who Who, name Verb, in []byte, out any) error {
-	v, ok := s.verbs[name]
+	v, ok := s.find(name)
 	if !ok || v.answer == nil {
 		return cluster.Errorf(cluster.NotFound, "this node knows no verb %q", name)
 	}
@@ -157,7 +175,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, name Verb) (err e
 	if err != nil || !who.Core && !who.GPU {
 		return cluster.Errorf(cluster.Forbidden, "only nodes of this workshop may ask this")
 	}
-	v, ok := s.verbs[name]
+	v, ok := s.find(name)
 	switch {
 	case !ok:
 		return cluster.Errorf(cluster.NotFound, "this node knows no verb %q", name)
