@@ -16,6 +16,7 @@ type audience struct {
 	told  recent              // ends that were told, or kept for a page that is away
 	heard recent              // ends of which the job's own page has heard, here or at another gateway
 	late  map[string][]parcel // by client id: how jobs ended while nobody listened
+	waits map[string][]string // by prompt id: the nodes that say it waits for a GPU
 }
 
 // standing is what a page's queue shows of a job.
@@ -58,7 +59,7 @@ func (r *recent) add(prompt string) bool {
 func (h *hub) audience(u cluster.User) *audience {
 	a := h.users[u]
 	if a == nil {
-		a = &audience{socks: map[*sock]bool{}, live: map[string]*live{}, open: map[string]standing{}, late: map[string][]parcel{}}
+		a = &audience{socks: map[*sock]bool{}, live: map[string]*live{}, open: map[string]standing{}, late: map[string][]parcel{}, waits: map[string][]string{}}
 		h.users[u] = a
 	}
 	return a

@@ -73,6 +73,7 @@ func (h *hub) settle(u cluster.User, rows []jobs.Job) (ends []*jobs.Job, moved b
 			continue
 		}
 		delete(a.open, j.ID.Prompt)
+		a.started(j.ClientID, j.ID.Prompt)
 		moved = moved || known
 		// A row that ended long ago moves only when it is hidden from history. One
 		// that is read late may have ended by then, and its end is still to come as a

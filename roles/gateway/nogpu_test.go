@@ -50,7 +50,9 @@ func TestWithoutAnyGPU(t *testing.T) {
 	// The first GPU takes it as it is.
 	w.worker("gpu/0", capabilities())
 	w.until("the door knows the nodes", func() bool { return strings.Contains(w.get(ann, "/object_info").body, "CheckpointLoaderSimple") })
-	w.assign(ann, "p1").begin().done("a_00001_.png")
+	running := w.assign(ann, "p1").begin()
+	p.waitFor("frame text  ") // nothing: it waits no longer
+	running.done("a_00001_.png")
 	p.waitFor("executing p1 null")
 	if p2 := w.submit(ann, "tab1", "p2"); p2 != "p2" {
 		t.Error(p2)

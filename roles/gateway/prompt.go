@@ -82,7 +82,7 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 		return comfy.PromptResponse{}, err
 	}
 	g.warm(cmd.ID)
-	g.tellWaiting(user, req.ClientID, cmd.ID, outputs)
+	g.tellWaiting(req.ClientID, cmd.ID, outputs)
 	return comfy.PromptResponse{PromptID: req.PromptID, Number: float64(queueBase + acc.Number), NodeErrors: nodeErrors}, nil
 }
 

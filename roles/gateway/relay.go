@@ -3,7 +3,6 @@ package gateway
 import (
 	"unicode/utf8"
 
-	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/roles/comfy"
 )
@@ -40,6 +39,9 @@ func (h *hub) event(ev jobs.Event) {
 	}
 	if ok && ev.Type == comfy.TypeExecutionStart {
 		h.dequeued(a, &j)
+	}
+	if ev.Type == comfy.TypeExecutionStart {
+		a.started(ev.ClientID, ev.Job.Prompt)
 	}
 	shared := ev.ClientID == "" && (ev.Type == comfy.TypeProgress || ev.Type == comfy.TypeProgressState)
 	var plain []byte
@@ -135,15 +137,4 @@ func (h *hub) give(s *sock, prompt string, said comfy.Said, plain []byte) []byte
 	}
 	s.enqueue(f)
 	return plain
-}
-
-// show sends a frame of this gateway's own to the pages of one client id.
-func (h *hub) show(u cluster.User, client string, f comfy.Frame) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for s := range h.audience(u).socks {
-		if s.client == client {
-			s.enqueue(frame{op: opBinary, data: f.Raw})
-		}
-	}
 }
