@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,15 +19,15 @@ import (
 )
 
 // patience is how long a wait may take before the test is called failed. The pages are large and a CI machine is slow.
-const patience = 60 * time.Second
+const patience = 150 * time.Second
 
 // Options say which page to open and as whom.
 type Options struct {
-	URL           string // where to go first, for example http://127.0.0.1:8080/user001/
-	User          string // sign-in name; empty opens the page without credentials
-	Password      string // sign-in password
-	FrontendLabel string // the frontend's version, used in messages and to name files
-	ProfileDir    string // browser profile; empty makes a fresh one that is deleted at the end of the test
+	URL           string   // where to go first, for example http://127.0.0.1:8080/user001/
+	User          string   // sign-in name; empty opens the page without credentials
+	Password      string   // sign-in password
+	FrontendLabel string   // the frontend's version, used in messages and to name files
+	Browser       *Browser // nil: a fresh one that ends with the test
 }
 
 // Page is one browser tab on one frontend. It is for one goroutine, except that Failures and the other readings may be
@@ -58,51 +59,95 @@ func Require(t testing.TB) string {
 	return ""
 }
 
-// Open starts a browser and goes to the page. The browser ends with the test.
+// shared is the one browser process of a test binary: starting one costs seconds of a CPU, and what tests must not share is
+// kept apart by the browser itself.
+var shared struct {
+	sync.Mutex
+	ctx  context.Context
+	free []func()
+}
+
+// process returns the context of the running browser, and starts it at the first call.
+func process(t testing.TB) context.Context {
+	t.Helper()
+	path := Require(t)
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.ctx != nil {
+		return shared.ctx
+	}
+	alloc, freeAlloc := chromedp.NewExecAllocator(context.Background(), allocatorOptions(path)...)
+	ctx, free := chromedp.NewContext(alloc)
+	// The first run binds the life of the browser to its context, so it must carry no deadline.
+	if err := chromedp.Do(ctx); err != nil {
+		freeAlloc()
+		t.Fatalf("start %s: %v", path, err)
+	}
+	shared.ctx, shared.free = ctx, []func(){free, freeAlloc}
+	return ctx
+}
+
+// Finish ends the browser process, if one was started. It is for TestMain.
+func Finish() {
+	shared.Lock()
+	defer shared.Unlock()
+	for _, free := range shared.free {
+		free()
+	}
+	shared.ctx, shared.free = nil, nil
+}
+
+// Browser keeps cookies, storage and cache of its own, as a browser that was just installed does. Pages that are opened in
+// it one after the other are visits of the same browser.
+type Browser struct{ ctx context.Context }
+
+// NewBrowser makes a browser that ends with the test.
+func NewBrowser(t testing.TB) *Browser {
+	t.Helper()
+	ctx, free := chromedp.NewContext(process(t), chromedp.WithNewBrowserContext())
+	t.Cleanup(free)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("make a browser context: %v", err)
+	}
+	return &Browser{ctx}
+}
+
+// Open goes to the page in a tab of its own, which closes with the test.
 func Open(t testing.TB, o Options) *Page {
 	t.Helper()
-	p := start(t, o)
+	home, err := url.Parse(o.URL)
+	if err != nil {
+		t.Fatalf("parse page address: %v", err)
+	}
+	if o.Browser == nil {
+		o.Browser = NewBrowser(t)
+	}
+	p := &Page{t: t, opts: o, seen: newCollector(home.Host)}
+	var free context.CancelFunc
+	p.ctx, free = chromedp.NewContext(o.Browser.ctx, chromedp.WithListener(p.seen.see))
+	t.Cleanup(free)
+	// As above: no deadline for the first run. The size is small because the canvas is painted without a GPU here.
+	if err := chromedp.Do(p.ctx, chromedp.EmulateViewport(1280, 800)); err != nil {
+		t.Fatalf("open a tab: %v", err)
+	}
+	if o.User != "" {
+		p.signIn()
+	}
 	p.do("open "+o.URL, chromedp.Navigate(o.URL))
 	p.FillSignIn()
 	return p
 }
 
-// start makes the browser and its tab, and subscribes before anything is loaded.
-func start(t testing.TB, o Options) *Page {
-	t.Helper()
-	path := Require(t)
-	home, err := url.Parse(o.URL)
-	if err != nil {
-		t.Fatalf("parse page address: %v", err)
-	}
-	alloc, freeAlloc := chromedp.NewExecAllocator(context.Background(), allocatorOptions(path, o)...)
-	p := &Page{t: t, opts: o, seen: newCollector(home.Host)}
-	ctx, free := chromedp.NewContext(alloc, chromedp.WithListener(p.seen.see), chromedp.WithErrorf(t.Logf))
-	p.ctx = ctx
-	t.Cleanup(func() {
-		// A graceful end lets the browser write its profile, which a later visit of the same user needs.
-		bounded, stop := context.WithTimeout(ctx, 15*time.Second)
-		defer stop()
-		if err := chromedp.Cancel(bounded); err != nil {
-			t.Logf("end the browser: %v", err)
-		}
-		free()
-		freeAlloc()
-	})
-	// The first run binds the life of the browser to its context, so it must carry no deadline.
-	if err := chromedp.Do(ctx, chromedp.EmulateViewport(1600, 1000)); err != nil {
-		t.Fatalf("start %s: %v", path, err)
-	}
-	if o.User != "" {
-		p.signIn()
-	}
-	return p
+// In is the same page for a subtest, whose failures it then reports.
+func (p *Page) In(t testing.TB) *Page {
+	q := *p
+	q.t = t
+	return &q
 }
 
 // allocatorOptions are the browser's flags: no sandbox because tests run as root in containers, and no network but loopback.
-func allocatorOptions(path string, o Options) []chromedp.ExecAllocatorOption {
-	opts := slices.Clone(chromedp.DefaultExecAllocatorOptions[:])
-	opts = append(opts,
+func allocatorOptions(path string) []chromedp.ExecAllocatorOption {
+	return append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path),
 		chromedp.NoSandbox,
 		chromedp.DisableGPU,
@@ -111,12 +156,8 @@ func allocatorOptions(path string, o Options) []chromedp.ExecAllocatorOption {
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
 		chromedp.Flag("no-proxy-server", true),
-		chromedp.WindowSize(1600, 1000),
+		chromedp.WindowSize(1280, 800),
 	)
-	if o.ProfileDir != "" {
-		opts = append(opts, chromedp.UserDataDir(o.ProfileDir))
-	}
-	return opts
 }
 
 // do runs actions within the page's patience and ends the test on an error.

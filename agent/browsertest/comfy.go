@@ -25,10 +25,16 @@ func (p *Page) WaitAppReady() {
 	p.WaitQuiet()
 }
 
-// WaitQuiet waits until no request has been under way for a second and a half: the frontend delays some of its calls by one.
+// WaitQuiet waits until no request has been under way for a while.
 func (p *Page) WaitQuiet() {
 	p.t.Helper()
-	p.until("the page to fall quiet", func() bool { return p.seen.quiet(1500 * time.Millisecond) })
+	p.until("the page to fall quiet", func() bool { return p.seen.quiet(600 * time.Millisecond) })
+}
+
+// WaitSettled waits longer, for a judgement at the end of a visit: the frontend delays some of its calls by a second.
+func (p *Page) WaitSettled() {
+	p.t.Helper()
+	p.until("the page to settle", func() bool { return p.seen.quiet(1500 * time.Millisecond) })
 }
 
 // LoadGraph opens a workflow (the UI format) as if it had been dropped onto the canvas.
@@ -116,11 +122,15 @@ func (p *Page) WaitPreview(nodeID string) {
 	p.until("a preview on node "+nodeID, func() bool { return evaluate[bool](p, "look for a preview on node "+nodeID, script) })
 }
 
-// WaitAssetImage opens the frontend's Assets side bar, which shows the user's history, and waits until it shows a decoded
+// WaitAssetImage opens the frontend's Assets side bar (Queue, in older ones), which shows the user's history, and waits until it shows a decoded
 // picture whose file name holds the given text.
 func (p *Page) WaitAssetImage(name string) {
 	p.t.Helper()
-	p.showSidebar("assets")
+	tab := "assets"
+	if !evaluate[bool](p, "look for the side bar", `window.app.extensionManager.command.commands.some(c => c.id === 'Workspace.ToggleSidebarTab.assets')`) {
+		tab = "queue"
+	}
+	p.showSidebar(tab)
 	script := fmt.Sprintf(`(() => [...document.querySelectorAll('img')].some(i => i.naturalWidth > 0 &&
 		(new URL(i.src, location.href).searchParams.get('filename') || '').includes(%[1]q)))()`, name)
 	p.until("a picture "+name+" among the assets", func() bool { return evaluate[bool](p, "look at the assets", script) })

@@ -11,8 +11,8 @@ import (
 // The instructor opens the dashboard through the door, sees a job run without
 // touching the page, and cancels it with its button.
 func TestDashboardIsLiveAndCancels(t *testing.T) {
-	browsertest.Require(t)
-	a := doortest.Start(t, doortest.Options{})
+	t.Parallel()
+	a := start(t, usual)
 	p := browsertest.Open(t, browsertest.Options{URL: a.URL + "/admin/", User: "admin", Password: "secret-admin", FrontendLabel: "dashboard"})
 	p.WaitText("Nodes")
 	p.WaitText("alive")
@@ -43,8 +43,8 @@ func TestDashboardIsLiveAndCancels(t *testing.T) {
 // The instructor pauses with a reason, moves a job, cancels one and queues it
 // again, drains the machine and lets it all go on: each by its button.
 func TestDashboardSteers(t *testing.T) {
-	browsertest.Require(t)
-	a := doortest.Start(t, doortest.Options{})
+	t.Parallel()
+	a := start(t, usual)
 	p := browsertest.Open(t, browsertest.Options{URL: a.URL + "/admin/", User: "admin", Password: "secret-admin", FrontendLabel: "dashboard"})
 	queue := func(user string, color int) {
 		var accepted struct {

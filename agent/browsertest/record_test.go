@@ -2,6 +2,7 @@ package browsertest_test
 
 import (
 	"flag"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ var (
 	recordComfyUI = flag.String("baseline-comfyui", "", "name and version of this ComfyUI, for example core 0.3.64")
 )
 
-// TestRecordBaseline writes testdata/baseline/<frontend>.json from a real ComfyUI. It runs only when asked for:
+// TestRecordBaseline writes testdata/baseline/<frontend>.json, and what the frontend keeps in its browser, from a real ComfyUI. It runs only when asked for:
 //
 //	go test ./agent/browsertest -run TestRecordBaseline -baseline-url http://127.0.0.1:8188/ -baseline-frontend 1.37.11 -baseline-comfyui "core 0.3.64"
 func TestRecordBaseline(t *testing.T) {
@@ -26,8 +27,20 @@ func TestRecordBaseline(t *testing.T) {
 	}
 	first := browsertest.Open(t, browsertest.Options{URL: *recordURL, FrontendLabel: *recordLabel})
 	tour(t, first, "baseline")
-	again := browsertest.Open(t, browsertest.Options{URL: *recordURL, FrontendLabel: *recordLabel})
+	left := filepath.Join("..", "testdata", "storage", *recordLabel+".json")
+	if err := os.WriteFile(left, []byte(first.Storage()+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dirty := browsertest.NewBrowser(t)
+	again := browsertest.Open(t, browsertest.Options{URL: strings.TrimSuffix(*recordURL, "/") + "/features", FrontendLabel: *recordLabel, Browser: dirty})
+	for _, version := range frontends {
+		if raw, err := os.ReadFile(filepath.Join("..", "testdata", "storage", version+".json")); err == nil && version != *recordLabel {
+			again.FillStorage(string(raw))
+		}
+	}
+	again.Goto(*recordURL)
 	again.WaitAppReady()
+	again.WaitSettled()
 	b := browsertest.Baseline{
 		Frontend: *recordLabel, ComfyUI: *recordComfyUI, Recorded: time.Now().UTC().Format(time.DateOnly),
 		FailedRequests: append(first.Failures(), again.Failures()...),

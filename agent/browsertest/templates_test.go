@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/ahelme/comfyume/agent/browsertest"
-	"github.com/ahelme/comfyume/agent/doortest"
 )
 
 // uiNode and uiGraph are as much of a saved workflow as says what it needs.
@@ -87,10 +86,10 @@ func TestWorkshopTemplatesOpenAndNameWhatIsMissing(t *testing.T) {
 	}
 	for _, version := range frontends {
 		t.Run(version, func(t *testing.T) {
-			a := doortest.Start(t, doortest.Options{Args: []string{"--frontend-version", version, "--templates", dir}})
+			a := start(t, version, "--templates", dir)
 			has := map[string]json.RawMessage{}
 			a.Client("user001").JSON(t, "GET", "/api/object_info", nil, &has)
-			p := visit(t, a, "user001", "prefix", version, "")
+			p := visit(t, a, "user001", "prefix", version, nil)
 			// The one that opened on the first visit has already said what it lacks: it says so once only.
 			first := p.ActiveWorkflow().Path
 			slices.SortStableFunc(files, func(a, b string) int {
@@ -123,7 +122,7 @@ func openTemplate(t *testing.T, p *browsertest.Page, file, version string, has m
 		}
 	}
 	// The newer frontends look for models only in nodes that the server has; this one reads the template alone.
-	if version == "1.37.11" {
+	if version == usual {
 		for _, model := range missing.models {
 			p.WaitText(model)
 		}

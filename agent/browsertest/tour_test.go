@@ -2,6 +2,7 @@ package browsertest_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/ahelme/comfyume/agent/browsertest"
@@ -24,8 +25,21 @@ func coreGraph(seed int) string {
 "links":[[1,1,0,2,0,"IMAGE"],[2,2,0,3,0,"IMAGE"]],"groups":[],"config":{},"extra":{},"version":0.4}`, seed)
 }
 
+// loadGraph shows a picture of the input folder.
+const loadGraph = `{"last_node_id":2,"last_link_id":1,"nodes":[
+{"id":1,"type":"LoadImage","pos":[50,100],"size":[300,330],"flags":{},"order":0,"mode":0,"inputs":[],
+ "outputs":[{"name":"IMAGE","type":"IMAGE","links":[1],"slot_index":0},{"name":"MASK","type":"MASK","links":[],"slot_index":1}],
+ "properties":{"Node name for S&R":"LoadImage"},"widgets_values":["example.png","image"]},
+{"id":2,"type":"SaveImage","pos":[400,100],"size":[300,300],"flags":{},"order":1,"mode":0,
+ "inputs":[{"name":"images","type":"IMAGE","link":1}],"outputs":[],
+ "properties":{"Node name for S&R":"SaveImage"},"widgets_values":["loaded"]}],
+"links":[[1,1,0,2,0,"IMAGE"]],"groups":[],"config":{},"extra":{},"version":0.4}`
+
+// brokenGraph lacks the link to its last node: every ComfyUI refuses it.
+var brokenGraph = strings.NewReplacer(`"link":2}],"outputs":[]`, `"link":null}],"outputs":[]`, `,[2,2,0,3,0,"IMAGE"]`, "", `"links":[2]`, `"links":[]`).Replace(coreGraph(5))
+
 // tour is what a participant does on a first visit, the same on a real ComfyUI and at the door: look, open, run, save,
-// reload, open again.
+// reload, open again, upload, be refused, rename, delete.
 func tour(t *testing.T, p *browsertest.Page, saveAs string) {
 	t.Helper()
 	p.WaitAppReady()
@@ -42,7 +56,38 @@ func tour(t *testing.T, p *browsertest.Page, saveAs string) {
 	p.WaitAppReady()
 	p.OpenWorkflow(saveAs + ".json")
 	p.WaitQuiet()
-	p.ShowTemplates()
-	p.WaitQuiet()
+	p.LoadGraph(loadGraph)
+	p.PasteImage("1", "pasted.png")
+	refused(t, p)
 	p.CloseDialogs()
+	renameAndDelete(t, p)
+	p.WaitAssetImage("tour")
+	p.ShowTemplates()
+	p.WaitSettled()
+	p.CloseDialogs()
+}
+
+// refused queues a workflow that cannot run: the frontend says so and marks the node.
+func refused(t *testing.T, p *browsertest.Page) {
+	t.Helper()
+	p.LoadGraph(brokenGraph)
+	p.WaitQuiet()
+	p.QueueByButton()
+	p.WaitDialog()
+	p.WaitRed("3")
+}
+
+// renameAndDelete saves a workflow under one name, renames it, and deletes it.
+func renameAndDelete(t *testing.T, p *browsertest.Page) {
+	t.Helper()
+	p.LoadGraph(coreGraph(6))
+	p.SaveWorkflow("for a while")
+	p.RenameWorkflow("renamed")
+	if w := p.ActiveWorkflow(); w.Path != "workflows/renamed.json" {
+		t.Errorf("in front is %+v after it was renamed", w)
+	}
+	p.DeleteWorkflow()
+	if w := p.ActiveWorkflow(); w.Path == "workflows/renamed.json" {
+		t.Errorf("in front is %+v after it was deleted", w)
+	}
 }

@@ -105,7 +105,7 @@ func Start(t testing.TB, o Options) *Agent {
 	})
 	a.Launch(t)
 	if a.hasDoor() {
-		a.Ready(t, 60*time.Second)
+		a.Ready(t, 3*time.Minute) // a frontend is unpacked first, and the machine may be busy
 	}
 	return a
 }
