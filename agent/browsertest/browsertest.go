@@ -10,7 +10,9 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -193,7 +195,7 @@ func (p *Page) until(what string, ready func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			p.explain()
+			p.Explain()
 			p.t.Fatalf("%s: waited %s for: %s", p.opts.FrontendLabel, patience, what)
 		case <-p.ctx.Done():
 			p.t.Fatalf("%s: the browser ended while waiting for: %s", p.opts.FrontendLabel, what)
@@ -201,8 +203,8 @@ func (p *Page) until(what string, ready func() bool) {
 	}
 }
 
-// explain logs what the visit has seen so far, so that a failed wait can be understood from the test's output.
-func (p *Page) explain() {
+// Explain logs what the visit has seen so far, so that a failure can be understood from the test's output.
+func (p *Page) Explain() {
 	p.t.Helper()
 	for _, r := range p.seen.pending() {
 		p.t.Logf("still under way: %s", r)
@@ -210,12 +212,15 @@ func (p *Page) explain() {
 	for _, f := range p.seen.failed() {
 		p.t.Logf("failed request: %s %s %d", f.Method, f.Path, f.Status)
 	}
-	for _, e := range p.seen.errors() {
-		p.t.Logf("console error: %s", e)
+	for _, e := range p.seen.complaints() {
+		p.t.Logf("console error: %.1500s", e)
 	}
 	ctx, stop := context.WithTimeout(p.ctx, 10*time.Second)
 	defer stop()
 	if text, err := chromedp.Run(ctx, chromedp.Evaluate[string](dialogScript)); err == nil && text != "" {
 		p.t.Logf("dialogs: %.400s", text)
+	}
+	if dir := os.Getenv("COMFYUME_SCREENSHOTS"); dir != "" {
+		p.Screenshot(filepath.Join(dir, "waited-in-vain-"+strings.ReplaceAll(p.opts.FrontendLabel, " ", "-")+".png"))
 	}
 }

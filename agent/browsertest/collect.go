@@ -50,6 +50,7 @@ type collector struct {
 	changed  time.Time
 	failures []Failure
 	console  []string
+	raw      []string // the same with its stack, for somebody who looks into it
 	frames   Frames
 }
 
@@ -85,16 +86,21 @@ func (c *collector) see(ev any) {
 		c.frames.Sent++
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == "error" {
-			c.console = append(c.console, Normalise(spell(e.Args)))
+			c.complain(spell(e.Args))
 		}
 	case *runtime.EventExceptionThrown:
-		c.console = append(c.console, Normalise(exception(e.ExceptionDetails)))
+		c.complain(exception(e.ExceptionDetails))
 	case *log.EventEntryAdded:
 		// The browser's own line about a failed request repeats what failures already hold.
 		if e.Entry.Level == "error" && !strings.HasPrefix(e.Entry.Text, "Failed to load resource") {
-			c.console = append(c.console, Normalise(e.Entry.Text))
+			c.complain(e.Entry.Text)
 		}
 	}
+}
+
+func (c *collector) complain(text string) {
+	c.console = append(c.console, Normalise(text))
+	c.raw = append(c.raw, time.Now().Format(time.TimeOnly)+" "+text)
 }
 
 func (c *collector) request(e *network.EventRequestWillBeSent) {
@@ -107,7 +113,9 @@ func (c *collector) request(e *network.EventRequestWillBeSent) {
 	}
 	c.sent[e.RequestID] = r
 	c.order = append(c.order, r)
-	c.open[e.RequestID] = true
+	if !strings.Contains(r.Path, "favicon") { // an icon that the next one replaces is dropped without an event
+		c.open[e.RequestID] = true
+	}
 	c.changed = time.Now()
 }
 
@@ -175,6 +183,12 @@ func (c *collector) errors() []string {
 	out := slices.Clone(c.console)
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+func (c *collector) complaints() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.raw)
 }
 
 func (c *collector) requests() []Request {

@@ -99,8 +99,8 @@ func failures(p *browsertest.Page) (out []string) {
 // Somebody says that it does not work: the instructor presses Errors, or types
 // the id that their dialog shows, and reads what happened and what to do.
 func TestDashboardSaysWhatWentWrong(t *testing.T) {
-	browsertest.Require(t)
-	a := doortest.Start(t, doortest.Options{})
+	t.Parallel()
+	a := start(t, usual)
 	c := a.Client("user001")
 	refused := func(graph string) string {
 		status, _, answer, err := c.Do("POST", "/prompt", []byte(`{"client_id":"c","prompt":`+graph+`}`))

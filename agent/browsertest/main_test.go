@@ -76,6 +76,9 @@ func judge(t *testing.T, p *browsertest.Page, version string) int {
 	for _, e := range excess {
 		t.Error(e)
 	}
+	if len(excess) > 0 {
+		p.Explain()
+	}
 	return len(excess)
 }
 

@@ -48,7 +48,7 @@ func TestMatrix(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i, version := range frontends {
+	for i, version := range frontends[:2] { // the two of which a real ComfyUI's whole tour is recorded
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			a := start(t, version, "--templates", dir, "--default-template", "first_steps")
@@ -140,12 +140,7 @@ func wholeTour(t *testing.T, p *browsertest.Page, c *doortest.Client, label stri
 	})
 	step("reload mid-job and cancel", func(t *testing.T, p *browsertest.Page) { reloadMidJob(t, p, c, label) })
 	step("batch of random seeds", func(t *testing.T, p *browsertest.Page) { batch(t, p) })
-	_, err := os.Stat(leftBy(label))
-	recorded := err == nil // with what a real ComfyUI's frontend complains about in these steps
 	step("upload", func(t *testing.T, p *browsertest.Page) {
-		if !recorded {
-			t.Skip("the baseline of " + label + " knows no uploads yet: record it again")
-		}
 		p.LoadGraph(loadGraph)
 		p.PasteImage("1", "pasted.png")
 		if code, _, raw, err := c.Do("GET", "/view?type=input&filename=pasted.png", nil); err != nil || code != 200 || !strings.HasPrefix(string(raw), "\x89PNG") {
@@ -153,9 +148,6 @@ func wholeTour(t *testing.T, p *browsertest.Page, c *doortest.Client, label stri
 		}
 	})
 	step("errors", func(t *testing.T, p *browsertest.Page) {
-		if !recorded {
-			t.Skip("the baseline of " + label + " knows no refused workflow yet: record it again")
-		}
 		refused(t, p)
 		keep(p, label+"-5-refused")
 		p.CloseDialogs()

@@ -18,9 +18,13 @@ var (
 	recordComfyUI = flag.String("baseline-comfyui", "", "name and version of this ComfyUI, for example core 0.3.64")
 )
 
-// TestRecordBaseline writes testdata/baseline/<frontend>.json, and what the frontend keeps in its browser, from a real ComfyUI. It runs only when asked for:
+// TestRecordBaseline writes testdata/baseline/<frontend>.json, and what the frontend keeps in its browser, from a real
+// ComfyUI. It runs only when asked for:
 //
 //	go test ./agent/browsertest -run TestRecordBaseline -baseline-url http://127.0.0.1:8188/ -baseline-frontend 1.37.11 -baseline-comfyui "core 0.3.64"
+//
+// The 0.12 fork has an extension (eval_python.js) that waits for a script of another site before anything shows, without end
+// where there is no internet: it has to be out of the way.
 func TestRecordBaseline(t *testing.T) {
 	if *recordURL == "" {
 		t.Skip("no -baseline-url: baselines are recorded by hand, from a real ComfyUI")
