@@ -23,7 +23,7 @@ RUN_ARGS    ?=
 
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
-.PHONY: all run test bench sim chaos lint dist conformance wheels browser-wheels clean
+.PHONY: all run test bench sim chaos lint dist conformance wheels browser-wheels browser-matrix clean
 all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
@@ -48,6 +48,10 @@ run: all
 
 test: all browser-wheels
 	@sh deploy/check.sh test
+
+# The whole tour with all four frontends; the gate does it with one and a short one with the others.
+browser-matrix: all browser-wheels
+	@COMFYUME_MATRIX=whole COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 30m -v -run '^TestMatrix$$' ./agent/browsertest
 
 bench: all
 	@COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestBench' -v ./agent/doortest | grep -E '^[a-z0-9_]+ [a-z_0-9]+=' 

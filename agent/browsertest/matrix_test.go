@@ -33,6 +33,9 @@ func slowGraph(seconds float64, steps, seed int, after string) string {
 // failGraph raises an exception in its second node.
 var failGraph = strings.NewReplacer("SketchSlow", "SketchFail", `[1,4,9,"fixed"]`, `["raise"]`).Replace(slowGraph(1, 4, 9, "fixed"))
 
+// inGate are the versions with which the gate does the whole tour. COMFYUME_MATRIX=whole does it with all (make browser-matrix).
+var inGate = []string{"1.27.10"}
+
 // TestMatrix is a participant's day in each frontend, unchanged: nothing fails that does not fail on a real ComfyUI too, in
 // no version, neither at /user001/ nor at the root. The whole tour runs at one of the two and a short one at the other; which
 // is which changes from version to version.
@@ -48,30 +51,39 @@ func TestMatrix(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i, version := range frontends[:2] { // the two of which a real ComfyUI's whole tour is recorded
+	for i, version := range frontends {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			a := start(t, version, "--templates", dir, "--default-template", "first_steps")
-			whole, short := "prefix", "root"
+			first, second := "prefix", "root"
 			if i%2 == 1 {
-				whole, short = short, whole
+				first, second = second, first
 			}
 			b := browsertest.NewBrowser(t)
-			t.Run("whole at "+whole, func(t *testing.T) {
-				p := visit(t, a, "user001", whole, version, b)
+			whole := slices.Contains(inGate, version) || os.Getenv("COMFYUME_MATRIX") == "whole"
+			t.Run("first at "+first, func(t *testing.T) {
+				p := visit(t, a, "user001", first, version, b)
+				if !whole {
+					shortTour(t, p, version)
+					tell(t, p, version, first, "short")
+					return
+				}
 				wholeTour(t, p, a.Client("user001"), version)
-				tell(t, p, version, whole, "whole")
+				tell(t, p, version, first, "whole")
 			})
-			t.Run("short at "+short, func(t *testing.T) {
+			t.Run("short at "+second, func(t *testing.T) {
 				// At a prefix, their own address leads to the sign-in page: somebody else is signed in there.
-				p := visit(t, a, "user002", short, version, b)
+				p := visit(t, a, "user002", second, version, b)
 				shortTour(t, p, version)
-				tell(t, p, version, short, "short")
+				tell(t, p, version, second, "short")
 			})
-			t.Run("second browser at "+short, func(t *testing.T) {
-				p := dirtyVisit(t, a, short, version, frontends[(i+1)%2])
+			if !whole {
+				return
+			}
+			t.Run("second browser at "+second, func(t *testing.T) {
+				p := dirtyVisit(t, a, second, version, frontends[(i+1)%2])
 				secondBrowser(t, p, version)
-				tell(t, p, version, short, "second")
+				tell(t, p, version, second, "second")
 			})
 		})
 	}
