@@ -49,7 +49,7 @@ run: all
 test: all browser-wheels
 	@sh deploy/check.sh test
 
-# The whole tour with all four frontends; the gate does it with one and a short one with another.
+# The whole tour with all four frontends; the gate does it with the first.
 browser-matrix: all browser-wheels
 	@COMFYUME_MATRIX=whole COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent CGO_ENABLED=0 $(GO) test -trimpath -count=1 -timeout 30m -v -run '^TestMatrix$$' ./agent/browsertest
 
