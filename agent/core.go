@@ -40,9 +40,9 @@ type core struct {
 // gatewaySecrets is where this node's gateway keeps users' tokens.
 type gatewaySecrets struct{ of peer.Secrets }
 
-// newCore opens the node's copy of the table. Its store is locked: from here
+// openCore opens the node's copy of the table. Its store is locked: from here
 // on the state folder is ours alone.
-func newCore(s *swarm) (*core, error) {
+func openCore(s *swarm) error {
 	c := &core{machine: state.New(s.cfg.Logger)}
 	conf := consensus.Config{
 		Dir: filepath.Join(s.cfg.StateDir, "raft"), Node: s.self.ID, Level: state.Level, Machine: c.machine,
@@ -64,14 +64,14 @@ func newCore(s *swarm) (*core, error) {
 	}
 	var err error
 	if c.signing, err = signingKey(s.cfg.StateDir); err != nil {
-		return nil, err
+		return err
 	}
 	s.core = c // the log may open its way to the others at once, which asks the gate
 	if c.raft, err = consensus.Open(conf); err != nil {
-		return nil, err
+		return err
 	}
 	c.opened.Store(true)
-	return c, nil
+	return nil
 }
 
 // row is this node's row in the table, as it should be.

@@ -75,7 +75,7 @@ func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm
 	s.server = peer.NewServer(s.gate, func() cluster.NodeID { return s.leader() }, cfg.Logger)
 	s.client.Local(s.server, peer.Who{Node: self.ID, Name: self.Name, Core: cfg.Core(), GPU: true})
 	if cfg.Core() {
-		if s.core, err = newCore(s); err != nil {
+		if err = openCore(s); err != nil {
 			return nil, err
 		}
 		s.lead = peer.NewLeadership(s.client, self.ID, s.core.raft.Leader, s.otherCores)

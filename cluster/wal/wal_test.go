@@ -168,7 +168,7 @@ func (h held) is(l *wal.Log, ever held) error {
 // being appended either whole or not at all.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
-	runs := uint64(40)
+	runs := uint64(16)
 	if os.Getenv("COMFYUME_LONG") != "" {
 		runs = 10_000
 	}
@@ -259,7 +259,7 @@ func live(t *testing.T, l *wal.Log, r *rand.Rand, durable, ever held, name strin
 
 func TestFullDiskLosesNothingAndGoesOn(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(15) {
+	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		d := newDisk()
 		d.full = 1<<20 + r.IntN(3<<20)
