@@ -94,14 +94,16 @@ func (g *guest) tend(ctx context.Context) error {
 	}
 	g.look(ctx, cores)
 	g.mu.Lock()
-	leaving := g.leaving
+	wait := g.leaving || time.Since(g.entered) < enterEvery
 	g.mu.Unlock()
-	if leaving || time.Since(g.entered) < enterEvery {
+	if wait {
 		return nil
 	}
 	if err := g.s.work().Enter(ctx, g.s.row()); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.entered = time.Now()
 	return nil
 }

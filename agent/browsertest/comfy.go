@@ -312,7 +312,7 @@ func (p *Page) Click(pattern string) {
 // WaitText waits until the page's visible text holds a text.
 func (p *Page) WaitText(text string) {
 	p.t.Helper()
-	script := fmt.Sprintf(`document.body.innerText.includes(%q)`, text)
+	script := fmt.Sprintf(`(document.body?.innerText ?? "").includes(%q)`, text) // none between two pages
 	p.until("the text "+text, func() bool { return evaluate[bool](p, "read the page", script) })
 }
 
