@@ -91,11 +91,18 @@ type waker struct {
 
 	mu   sync.Mutex
 	open int
-	said int // what the command was told last
+
+	said  int       // what the command was told last
+	again time.Time // when it is told so again
 }
 
-// wakeEvery is how often it looks.
-const wakeEvery = time.Second
+// How often it looks, and how often the command is told the same while jobs
+// are there: what it woke may have died, or it may have failed.
+const (
+	wakeEvery     = time.Second
+	wakeAgain     = time.Minute
+	wakeAfterFail = 5 * time.Second
+)
 
 func (w *waker) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -117,12 +124,7 @@ func (w *waker) run(ctx context.Context) error {
 func (w *waker) look(ctx context.Context, calls *sync.WaitGroup) {
 	want := min(w.wanted(), w.most)
 	if !strings.HasPrefix(w.target, "http://") && !strings.HasPrefix(w.target, "https://") {
-		if want > 0 && want != w.said {
-			if err := w.command(ctx, want); err != nil {
-				w.log.Warn("the wake command failed", "err", err)
-			}
-		}
-		w.said = want
+		w.tell(ctx, want)
 		return
 	}
 	w.mu.Lock()
@@ -134,7 +136,7 @@ func (w *waker) look(ctx context.Context, calls *sync.WaitGroup) {
 				w.log.Warn("a request that keeps a replica up ended early", "err", err)
 				select { // a platform that refuses is not asked all the time
 				case <-ctx.Done():
-				case <-time.After(5 * wakeEvery):
+				case <-time.After(wakeAfterFail):
 				}
 			}
 			w.mu.Lock()
@@ -142,6 +144,23 @@ func (w *waker) look(ctx context.Context, calls *sync.WaitGroup) {
 			w.mu.Unlock()
 		})
 	}
+}
+
+// tell runs the command when it has not been told of so many jobs lately.
+func (w *waker) tell(ctx context.Context, want int) {
+	if want == w.said && (want == 0 || time.Now().Before(w.again)) {
+		return
+	}
+	w.said = want
+	if want == 0 {
+		return
+	}
+	pause := wakeAgain
+	if err := w.command(ctx, want); err != nil {
+		w.log.Warn("the wake command failed", "err", err)
+		pause = wakeAfterFail
+	}
+	w.again = time.Now().Add(pause)
 }
 
 // hold keeps one request open until its replica says that it is done.

@@ -72,3 +72,20 @@ func TestWakeCommandIsToldHowMany(t *testing.T) {
 		t.Errorf("told %q, %v", got, err)
 	}
 }
+
+// TestWakeCommandThatFailedIsRunAgain: nobody else would wake the GPU.
+func TestWakeCommandThatFailedIsRunAgain(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	w := &waker{target: "echo $COMFYUME_REPLICAS >> " + out + "; exit 1", most: 4, wanted: func() int { return 1 }, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	w.look(t.Context(), nil)
+	w.look(t.Context(), nil) // too soon
+	if left := time.Until(w.again); left <= 0 || left > wakeAfterFail {
+		t.Errorf("told again in %s", left)
+	}
+	w.again = time.Now()
+	w.look(t.Context(), nil)
+	raw, err := os.ReadFile(out)
+	if got := strings.Fields(string(raw)); err != nil || strings.Join(got, " ") != "1 1" {
+		t.Errorf("told %q, %v", got, err)
+	}
+}
