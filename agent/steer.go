@@ -80,7 +80,16 @@ func (s *swarm) leave(ctx context.Context, actor string) error {
 		return cluster.Errorf(cluster.Conflict, "this node holds the only copy of the workshop's table: stop it instead of leaving, or let another node join first")
 	}
 	s.core.membership.leave(true)
-	if err := commit(ctx, s.core.propose.As(actor), &state.LeaveNode{ID: s.self.ID}); err != nil {
+	out := s.core.propose.As(actor).Parting()
+	err := commit(ctx, out, &state.LeaveNode{ID: s.self.ID})
+	if cluster.CodeOf(err) == cluster.NotFound {
+		// A snapshot was restored that is older than this node's row. It has a
+		// seat in the log all the same, and only a row can say that it is given up.
+		if err = commit(ctx, out, &state.PutNode{Node: s.row()}); err == nil {
+			err = commit(ctx, out, &state.LeaveNode{ID: s.self.ID})
+		}
+	}
+	if err != nil {
 		s.core.membership.leave(false)
 		return err
 	}

@@ -613,7 +613,7 @@ func TestWorkersMachineLeaves(t *testing.T) {
 }
 
 // With one voter and one stand-by either may leave, also after a snapshot was
-// restored: the other goes on.
+// restored, which may be older than the row of who leaves: the other goes on.
 func TestEitherOfTwoMayLeave(t *testing.T) {
 	for _, who := range []string{"the stand-by", "the voter"} {
 		for _, restored := range []bool{false, true} {

@@ -21,7 +21,9 @@ stage() { # NAME COMMAND...
 	else
 		failed=$((failed + 1))
 		echo "FAIL $name $(($(date +%s) - begin))s"
-		tail -n 60 "$CACHE/stage.log"
+		# What nodes under test logged is longer than what says why.
+		grep -h '^ *{"time":' "$CACHE/stage.log" | tail -n 40
+		grep -hv '^ *{"time":' "$CACHE/stage.log" | tail -n 60
 	fi
 }
 

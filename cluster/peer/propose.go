@@ -45,12 +45,19 @@ type Proposals struct {
 	Lead    *Leadership // nil: this node leads or nobody does
 	Client  *Client
 	Actor   string // who these are made for, in the audit; "" = whom the context names
+
+	parting bool
 }
 
 var _ cluster.Proposer = Proposals{}
 
 // As returns the same way in, audited under actor.
 func (p Proposals) As(actor string) Proposals { p.Actor = actor; return p }
+
+// Parting returns the same way in for a node that says it goes: the leader takes
+// it out of the log at once, so this node's copy may never hear of its own word
+// and is not waited for.
+func (p Proposals) Parting() Proposals { p.parting = true; return p }
 
 // Propose commits cmds in one entry and returns the last one's outcome. What
 // is not known to be committed is proposed again under the same ids while
@@ -100,7 +107,7 @@ func (p Proposals) commit(ctx context.Context, raw [][]byte, out *entry) error {
 		}
 		return p.Client.Call(ctx, leader, verbPropose, proposal{Commands: raw}, out)
 	})
-	if err != nil || !forwarded || p.Replica == nil {
+	if err != nil || !forwarded || p.Replica == nil || p.parting {
 		return err
 	}
 	if err := p.Replica.Await(ctx, out.Index); err != nil {
