@@ -22,8 +22,10 @@ stage() { # NAME COMMAND...
 		failed=$((failed + 1))
 		echo "FAIL $name $(($(date +%s) - begin))s"
 		# What nodes under test logged is longer than what says why.
-		grep -h '^ *{"time":' "$CACHE/stage.log" | tail -n 40
-		grep -hv '^ *{"time":' "$CACHE/stage.log" | tail -n 60
+		grep -h '^ *{"time":' "$CACHE/stage.log" | tail -n 20
+		grep -hv '^ *{"time":' "$CACHE/stage.log" | tail -n 40
+		grep -hE '^ *([a-z_]+\.go:[0-9]+: |--- FAIL|panic: |WARNING: DATA RACE)' "$CACHE/stage.log" | grep -v 'a measurement, not a test' | head -n 40
+		cp "$CACHE/stage.log" "$CACHE/failed-$name.log"
 	fi
 }
 

@@ -73,9 +73,13 @@ func TestCloseTheLidOpenElsewhere(t *testing.T) {
 		}
 	}
 	_ = page.Close()
+	second := other.Client("user001")
+	doortest.Until(t, 10*time.Second, "the other gateway has heard of the job", func() bool {
+		_, _, raw, err := second.Do("GET", "/queue", nil)
+		return err == nil && strings.Contains(string(raw), accepted.PromptID)
+	})
 	took.Kill()
 
-	second := other.Client("user001")
 	var waits []float64
 	phone, wait := opens(t, second, "phone", accepted.PromptID)
 	waits = append(waits, ms(wait))

@@ -13,6 +13,27 @@ type FileItem struct {
 	Type      string `json:"type"`
 }
 
+// ReadsFolder reports whether an input names a folder of input/ whose files the
+// node reads, kohya's folders in it included (nodes_train.py of 0.3.64,
+// nodes_dataset.py of 0.12).
+func ReadsFolder(class, input string) bool {
+	switch class {
+	case "LoadImageSetFromFolderNode", "LoadImageTextSetFromFolderNode", "LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder":
+		return input == "folder"
+	}
+	return false
+}
+
+// NamesDataset reports whether an input names a folder of output/ in which one
+// job leaves what another reads (nodes_dataset.py of 0.12).
+func NamesDataset(class, input string) bool {
+	switch class {
+	case "SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder", "SaveTrainingDataset", "LoadTrainingDataset":
+		return input == "folder_name"
+	}
+	return false
+}
+
 // OutputFile is one file of a node's output: the list it stands in ("images",
 // "audio", "gifs"), its place there, and the item with all that it carries.
 type OutputFile struct {

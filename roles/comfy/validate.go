@@ -16,6 +16,9 @@ type ValidateOptions struct {
 	// The value is as in the prompt, " [output]" and subfolder included. Nil: file
 	// inputs are not checked.
 	FileExists func(name string) bool
+	// FolderExists reports the same of a folder whose files a node reads. Nil: not
+	// checked.
+	FolderExists func(name string) bool
 	// Replaced reports whether a server knows a class under a newer name, so that
 	// its absence from the classes is no error. Nil: none is replaced.
 	Replaced func(class string) bool
@@ -138,7 +141,7 @@ func (v *validation) check(id string) *verdict {
 		case len(in.Raw) > 0 && in.Raw[0] == '[':
 			v.checkLink(d, spec, in)
 		default:
-			v.checkValue(d, spec, in.Raw)
+			v.checkValue(d, n.ClassType, spec, in.Raw)
 		}
 	}
 	d.ok = d.ok && len(d.errors) == 0
@@ -183,7 +186,7 @@ func (v *validation) checkLink(d *verdict, spec InputSpec, in Input) {
 }
 
 // checkValue looks at a literal.
-func (v *validation) checkValue(d *verdict, spec InputSpec, raw json.RawMessage) {
+func (v *validation) checkValue(d *verdict, class string, spec InputSpec, raw json.RawMessage) {
 	if raw[0] == '{' {
 		if wrapped, err := ParseObject(raw); err == nil {
 			if inner, ok := wrapped.Lookup("__value__"); ok {
@@ -201,6 +204,10 @@ func (v *validation) checkValue(d *verdict, spec InputSpec, raw json.RawMessage)
 	}
 	if spec.Upload != "" {
 		v.checkFiles(d, spec, raw)
+		return
+	}
+	if name, ok := text(raw); ok && ReadsFolder(class, spec.Name) && v.opt.FolderExists != nil && !v.opt.FolderExists(name) {
+		d.add("value_not_in_list", "Value not in list", fmt.Sprintf("%s: '%s' is no folder of yours that has files", spec.Name, name), spec, raw)
 		return
 	}
 	if v.opt.Strict {

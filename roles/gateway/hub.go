@@ -205,7 +205,7 @@ func (h *hub) join(s *sock) bool {
 func (h *hub) greet(s *sock, metadata bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.metadata = metadata
+	s.metadata, s.came = metadata, h.g.cfg.Now().UnixMilli()
 	s.send(comfy.FeatureFlags(h.g.flags()))
 	h.g.cfg.Tables.Jobs(func(t *jobs.Table) {
 		for _, j := range t.Open(s.user) {
@@ -229,7 +229,8 @@ func (h *hub) greet(s *sock, metadata bool) {
 // hears reports whether a socket hears of a job: its own page does, and one that
 // came after a page of the same user had queued it.
 func (s *sock) hears(j *jobs.Job) bool {
-	return j.ClientID == s.client || j.Number <= s.upTo && j.ClientID != "" && j.WorkflowID != ""
+	before := j.Number <= s.upTo || j.Created < s.came
+	return j.ClientID == s.client || before && j.ClientID != "" && j.WorkflowID != ""
 }
 
 // running is what a user's jobs that execute have said, in the order of the

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/peer"
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/comfy"
 	"github.com/ahelme/comfyume/roles/gateway"
 )
@@ -105,6 +107,32 @@ func TestProgramsAreNotFollowed(t *testing.T) {
 	p.waitFor("status 0")
 	if got := about(p.all(), "p1"); len(got) > 0 {
 		t.Errorf("heard %v", got)
+	}
+}
+
+// TestSecondDeviceAtAGatewayThatIsBehind: a gateway that hears of a job after the
+// second device has come shows it there all the same.
+func TestSecondDeviceAtAGatewayThatIsBehind(t *testing.T) {
+	w := open(t, options{visited: true})
+	m := state.New(slog.New(slog.DiscardHandler))
+	w.log.replay(m)
+	o := *w
+	o.reopen(t, func(c *gateway.Config) {
+		c.Tables, c.Watch = m, func() gateway.Watcher { return m.Watch() }
+		c.Now = func() time.Time { return time.Now().Add(time.Second) }
+	})
+	w.submit(ann, "first", "p1")
+	s := w.assign(ann, "p1").begin()
+	second := o.stock(ann, "second")
+	w.log.replay(m)
+	second.waitFor("status 1")
+	s.say(comfy.Executing("9", "9", "p1"))
+	s.done("x_00001_.png")
+	w.log.replay(m)
+	second.waitFor("executing p1 null")
+	want := []string{"status 0", "feature_flags", "status 1", "executing p1 9", "executed p1 9", "execution_success p1", "status 0", "executing p1 null"}
+	if d := cmp.Diff(want, texts(second.all())); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -201,7 +201,7 @@ func areaOf(class string, in comfy.InputSpec) files.Area {
 	switch area := files.Area(in.Folder); {
 	case strings.HasPrefix(class, "Load3D"):
 		return offer3D
-	case in.Name == "folder":
+	case comfy.ReadsFolder(class, in.Name):
 		return offerFolders
 	case class == "LoadImageOutput":
 		return files.Output
@@ -214,11 +214,10 @@ func areaOf(class string, in comfy.InputSpec) files.Area {
 // listsFolder names the core inputs that list a folder without saying so.
 func listsFolder(class, input string) bool {
 	switch class + "." + input {
-	case "LoadLatent.latent", "LoadImageOutput.image", "LoadImageSetFromFolderNode.folder", "LoadImageTextSetFromFolderNode.folder",
-		"Load3D.model_file", "Load3DAnimation.model_file", "OpenAIInputFiles.file", "GeminiInputFiles.file":
+	case "LoadLatent.latent", "LoadImageOutput.image", "Load3D.model_file", "Load3DAnimation.model_file", "OpenAIInputFiles.file", "GeminiInputFiles.file":
 		return true
 	}
-	return false
+	return comfy.ReadsFolder(class, input)
 }
 
 // pick keeps the names that fit an upload flag.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -97,6 +98,7 @@ func (g *Gateway) checks(user cluster.User, req *comfy.PromptRequest, info *comf
 	return comfy.ValidateOptions{
 		PartialTargets: req.PartialExecutionTargets,
 		FileExists:     func(name string) bool { _, ok := g.userFile(user, name); return ok },
+		FolderExists:   func(name string) bool { return len(g.folder(user, name)) > 0 },
 		Replaced:       g.caps.replaced,
 	}
 }
@@ -110,9 +112,13 @@ func (g *Gateway) submitOf(user cluster.User, req *comfy.PromptRequest, graph *c
 	if len(packed) > jobs.MaxBody {
 		return nil, cluster.Errorf(cluster.TooLarge, "This workflow is too large to queue: %d kB after compression, the limit is %d kB. Images pasted into nodes are the usual cause: upload them instead.", len(packed)>>10, jobs.MaxBody>>10)
 	}
+	inputs, err := g.inputsOf(user, graph)
+	if err != nil {
+		return nil, err
+	}
 	cmd := &jobs.Submit{
 		ID: jobs.ID{User: user, Prompt: req.PromptID}, ClientID: req.ClientID, BodyHash: hash, Body: packed,
-		Inputs: g.inputsOf(user, graph), Classes: graph.Classes(), WorkflowID: comfy.WorkflowID(req.ExtraData), Title: titleOf(graph),
+		Inputs: inputs, Classes: graph.Classes(), WorkflowID: comfy.WorkflowID(req.ExtraData), Title: titleOf(graph),
 		Priority: jobs.Normal, Front: req.Front, MaxWaiting: g.cfg.MaxWaiting,
 		Models: graph.Models(), Form: graph.Form(),
 	}
@@ -172,20 +178,55 @@ func titleOf(g *comfy.Graph) string {
 	return ""
 }
 
+// maxSet is how many files of folders one job may bring along.
+const maxSet = 2000
+
 // inputsOf collects the files of the user that the graph names: every string
-// that is, after its " [type]", a file they have.
-func (g *Gateway) inputsOf(user cluster.User, graph *comfy.Graph) []jobs.Input {
+// that is, after its " [type]", a file they have, and what lies in folders that
+// nodes read as a whole.
+func (g *Gateway) inputsOf(user cluster.User, graph *comfy.Graph) ([]jobs.Input, error) {
 	var out []jobs.Input
 	seen := map[string]bool{}
-	_ = graph.Strings(func(_ *comfy.Node, _, value string) (string, error) {
-		if value == "" || len(value) > 1500 || seen[value] {
-			return value, nil
-		}
-		seen[value] = true
-		if f, ok := g.userFile(user, value); ok {
+	add := func(value string, f files.File) {
+		if !seen[value] {
+			seen[value] = true
 			out = append(out, jobs.Input{Value: value, Name: f.Place.Name, Ref: f.Ref, Size: f.Size})
 		}
+	}
+	err := graph.Strings(func(n *comfy.Node, input, value string) (string, error) {
+		if value == "" || len(value) > 1500 {
+			return value, nil
+		}
+		if comfy.ReadsFolder(n.ClassType, input) {
+			set := g.folder(user, value)
+			if len(set) > maxSet {
+				return "", cluster.Errorf(cluster.TooLarge, "The folder %q has %d files; a job can bring %d along. Use a smaller folder.", value, len(set), maxSet)
+			}
+			for _, f := range set {
+				add(f.Place.Subfolder+"/"+f.Place.Name, f)
+			}
+		}
+		if !seen[value] {
+			if f, ok := g.userFile(user, value); ok {
+				add(value, f)
+			}
+		}
 		return value, nil
+	})
+	return out, err
+}
+
+// folder lists what a user has in a folder of their inputs, and below it.
+func (g *Gateway) folder(user cluster.User, name string) (out []files.File) {
+	if name == "" {
+		return nil
+	}
+	g.cfg.Tables.Files(func(t *files.Table) {
+		for _, f := range t.Files(user, files.Input) {
+			if f.Place.Subfolder == name || strings.HasPrefix(f.Place.Subfolder, name+"/") {
+				out = append(out, f)
+			}
+		}
 	})
 	return out
 }

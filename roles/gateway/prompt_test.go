@@ -50,6 +50,36 @@ func TestPromptIDs(t *testing.T) {
 	}
 }
 
+// A node that reads a folder gets all that its user has in it, and no other.
+func TestFolderOfInputs(t *testing.T) {
+	caps := capabilities()
+	caps.ObjectInfo = json.RawMessage(strings.Replace(nodes, "{", `{"LoadImageSetFromFolderNode": {"input": {"required": {"folder": [["gw", "gw/of_somebody_else"]]}}, "output": ["IMAGE"], "name": "LoadImageSetFromFolderNode", "python_module": "nodes", "category": "image", "output_node": false},`, 1))
+	w := open(t, options{visited: true, caps: caps})
+	for _, f := range [][2]string{{"1.png", "faces"}, {"1.txt", "faces/10_ann"}, {"2.png", "faces2"}, {"3.png", ""}} {
+		w.upload(ann, "/upload/image", part{"image", f[0], f[0]}, part{"subfolder", "", f[1]}).want(t, 200)
+	}
+	if info := w.get(ann, "/object_info/LoadImageSetFromFolderNode").body; !strings.Contains(info, `["faces","faces/10_ann","faces2"]`) || strings.Contains(info, "gw") {
+		t.Errorf("offered %s", info)
+	}
+	send := func(u cluster.User, folder string) answer {
+		return w.post(u, "/prompt", `{"prompt_id":"p","prompt":{"1":{"class_type":"LoadImageSetFromFolderNode","inputs":{"folder":`+quoted(folder)+`}},"9":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"x"}}}}`)
+	}
+	send(ann, "faces").want(t, 200)
+	var got []string
+	for _, in := range w.job(ann, "p").Inputs {
+		got = append(got, in.Value+"="+in.Name)
+	}
+	if d := cmp.Diff([]string{"faces/10_ann/1.txt=1.txt", "faces/1.png=1.png"}, got); d != "" {
+		t.Error(d)
+	}
+	for _, other := range []string{"gw", "gw/of_somebody_else", ".", "..", "", "fac", "faces/../faces"} {
+		if p := send(ann, other).want(t, 400).problem(t); !strings.Contains(string(p.NodeErrors["1"]), "no folder of yours") {
+			t.Errorf("%q: %s", other, p.NodeErrors["1"])
+		}
+	}
+	send(bob, "faces").want(t, 400)
+}
+
 // What a prompt carries into its row: the files it names, its title, its place in front.
 func TestWhatARowHolds(t *testing.T) {
 	w := open(t, options{visited: true})

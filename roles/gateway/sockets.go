@@ -67,7 +67,8 @@ type sock struct {
 
 	// Under the hub's lock.
 	metadata bool  // wants previews that name their node
-	upTo     int64 // it follows jobs of other pages up to this number
+	upTo     int64 // it follows jobs of other pages up to this number,
+	came     int64 // and those made before this, in Unix ms: this gateway may hear of them later
 
 	// Of whoever reads, one at a time.
 	in    inbound

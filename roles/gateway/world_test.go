@@ -104,6 +104,13 @@ type memoryLog struct {
 	m       *state.Machine
 	refuse  error // what Propose returns instead, while set
 	entries int
+	kept    []kept
+}
+
+// kept is a committed entry.
+type kept struct {
+	now  int64
+	cmds [][]byte
 }
 
 func (l *memoryLog) Propose(_ context.Context, cmds ...[]byte) ([][]byte, uint64, error) {
@@ -114,7 +121,19 @@ func (l *memoryLog) Propose(_ context.Context, cmds ...[]byte) ([][]byte, uint64
 	}
 	index, _ := l.m.Applied()
 	l.entries++
-	return l.m.Apply(index+1, time.Now().UnixMilli(), cmds), index + 1, nil
+	now := time.Now().UnixMilli()
+	l.kept = append(l.kept, kept{now, cmds})
+	return l.m.Apply(index+1, now, cmds), index + 1, nil
+}
+
+// replay brings another copy of the table up to date.
+func (l *memoryLog) replay(m *state.Machine) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	done, _ := m.Applied()
+	for i, e := range l.kept[done:] {
+		m.Apply(done+uint64(i)+1, e.now, e.cmds)
+	}
 }
 
 // commits counts the entries so far: a refused request must add none.

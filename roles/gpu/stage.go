@@ -69,19 +69,21 @@ func unusable(err error) error {
 
 // stage uploads the inputs and puts their names there into the graph.
 func (a *attempt) stage(ctx context.Context) error {
-	if len(a.row.Inputs) == 0 {
-		return nil
-	}
 	wanted := make(map[string]jobs.Input, len(a.row.Inputs))
 	for _, in := range a.row.Inputs {
 		wanted[in.Value] = in
 	}
 	return a.graph.Strings(func(n *comfy.Node, input, value string) (string, error) {
-		in, ok := wanted[value]
-		if !ok {
+		folder := inputFolder(a.row.ID.User, n.ClassType, input)
+		var now string
+		var err error
+		if in, ok := wanted[value]; ok {
+			now, err = a.bringThere(ctx, in, folder, string(in.Ref[:min(16, len(in.Ref))])+"-"+safeName(in.Name))
+		} else if comfy.ReadsFolder(n.ClassType, input) {
+			now, err = a.bringSet(ctx, value, folder)
+		} else {
 			return value, nil
 		}
-		now, err := a.bringThere(ctx, in, inputFolder(a.row.ID.User, n.ClassType, input))
 		if err != nil {
 			return "", err
 		}
@@ -90,11 +92,52 @@ func (a *attempt) stage(ctx context.Context) error {
 	})
 }
 
+// inFolder are the inputs that lie in a folder or below it.
+func inFolder(all []jobs.Input, folder string) (out []jobs.Input) {
+	for _, in := range all {
+		if strings.HasPrefix(in.Value, folder+"/") {
+			out = append(out, in)
+		}
+	}
+	return out
+}
+
+// bringSet uploads the files of a folder into one that is named after all that
+// is in it: a set that changed is another one, and nothing of an older one is
+// read with it. In it they keep their names, by which pictures find their texts.
+func (a *attempt) bringSet(ctx context.Context, folder, base string) (string, error) {
+	set := inFolder(a.row.Inputs, folder)
+	if len(set) == 0 { // any other folder there is another user's, or everybody's
+		return "", &refusal{jobs.Failure{Type: "input_missing", Message: fmt.Sprintf("The folder %q is none of your inputs, or is empty. Upload its files first.", folder)}}
+	}
+	h := sha256.New()
+	for _, in := range set {
+		fmt.Fprintf(h, "%q %s\n", in.Value, in.Ref)
+	}
+	there := base + "/set-" + hex.EncodeToString(h.Sum(nil)[:8])
+	for _, in := range set {
+		sub := path.Join(there, path.Dir(strings.TrimPrefix(in.Value, folder+"/")))
+		got, err := a.bringThere(ctx, in, sub, in.Name)
+		if err != nil {
+			return "", err
+		}
+		if want := path.Join(sub, in.Name); got != want {
+			return "", &refusal{jobs.Failure{Type: "input_refused", Message: fmt.Sprintf("ComfyUI took %q of the folder %q under another name, by which its nodes do not find it. Give it a plain name.", in.Name, folder)}}
+		}
+	}
+	return there, nil
+}
+
+// ownFolder is where a user's files lie at a ComfyUI that others use as well.
+func ownFolder(u cluster.User) string {
+	sum := sha256.Sum256([]byte(u))
+	return "gw/" + hex.EncodeToString(sum[:8])
+}
+
 // inputFolder is where a class looks for its files. Nearly all find them in any
 // folder; a few only offer what lies in one.
 func inputFolder(u cluster.User, class, input string) string {
-	sum := sha256.Sum256([]byte(u))
-	own := "gw/" + hex.EncodeToString(sum[:8])
+	own := ownFolder(u)
 	switch {
 	case strings.HasPrefix(class, "Load3D") && input == "model_file":
 		return "3d/" + own
@@ -104,13 +147,13 @@ func inputFolder(u cluster.User, class, input string) string {
 	return own
 }
 
-// bringThere uploads one file, with patience for a ComfyUI that is away, and
-// returns how the graph has to name it.
-func (a *attempt) bringThere(ctx context.Context, in jobs.Input, folder string) (string, error) {
+// bringThere uploads one file under a name, with patience for a ComfyUI that is
+// away, and returns how the graph has to name it.
+func (a *attempt) bringThere(ctx context.Context, in jobs.Input, folder, name string) (string, error) {
 	patience := time.Now().Add(a.w.cfg.Patience.Lost)
 	pause := a.w.backoff()
 	for {
-		value, err := a.upload(ctx, in, folder)
+		value, err := a.upload(ctx, in, folder, name)
 		if err == nil {
 			return value, nil
 		}
@@ -137,8 +180,7 @@ func (a *attempt) bringThere(ctx context.Context, in jobs.Input, folder string) 
 }
 
 // upload brings a file there unless this connection has done so before.
-func (a *attempt) upload(ctx context.Context, in jobs.Input, folder string) (string, error) {
-	name := string(in.Ref[:min(16, len(in.Ref))]) + "-" + safeName(in.Name)
+func (a *attempt) upload(ctx context.Context, in jobs.Input, folder, name string) (string, error) {
 	done := map[string]string{}
 	if a.w.link != nil {
 		done = a.w.link.uploaded
@@ -225,14 +267,19 @@ func (a *attempt) localNames() error {
 }
 
 // prefix puts the job's outputs into a folder of their own: they cannot meet
-// another's, and a save node never answers from another user's cache.
+// another's, and a save node never answers from another user's cache. Datasets
+// lie in a folder of their user: a later job reads them.
 func (a *attempt) prefix() {
 	for _, n := range a.graph.Nodes {
-		old, ok := n.Text("filename_prefix")
+		input, folder := "filename_prefix", a.undo.folder
+		if comfy.NamesDataset(n.ClassType, "folder_name") {
+			input, folder = "folder_name", ownFolder(a.row.ID.User)
+		}
+		old, ok := n.Text(input)
 		if !ok {
 			continue
 		}
-		if err := a.graph.SetText(n.ID, "filename_prefix", a.undo.folder+"/"+inside(old)); err != nil {
+		if err := a.graph.SetText(n.ID, input, folder+"/"+inside(old)); err != nil {
 			a.w.log.Warn("passing over a file name prefix", "attempt", a.id, "node", n.ID, "err", err)
 		}
 	}

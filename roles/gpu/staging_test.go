@@ -2,6 +2,8 @@ package gpu_test
 
 import (
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +61,66 @@ func TestFilesGoWhereTheirNodesLook(t *testing.T) {
 		if !strings.Contains(sent, kept) {
 			t.Errorf("sent %s without %s", sent, kept)
 		}
+	}
+}
+
+// A folder that a node reads as a whole goes as a whole, under the names that
+// pair pictures with texts; one that changed is another folder there. A dataset
+// that one job leaves for the next lies with its user.
+func TestFoldersGoAsAWhole(t *testing.T) {
+	s := newScripted(t)
+	s.view = viewing("")
+	s.info = `{"LoadImageTextDataSetFromFolder":{"input":{},"output":[],"output_node":true},"SaveTrainingDataset":{"input":{},"output":[],"output_node":true}}`
+	var mu sync.Mutex
+	var went []string
+	s.upload = func(name, folder string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		went = append(went, folder+"/"+name)
+		return name
+	}
+	s.prompt = func(w http.ResponseWriter, id string) {
+		s.keep(id, bareEntry)
+		s.accept(w, id)
+		s.say(id, sayStart, sayCached, saySuccess, sayOver)
+	}
+	b := newBench(t, s.url, nil)
+	graph := `{"1":{"class_type":"LoadImageTextDataSetFromFolder","inputs":{"folder":"faces"}},"2":{"class_type":"SaveTrainingDataset","inputs":{"folder_name":"set","other":"faces"}}}`
+	run := func(prompt string, files ...string) (folder string, sent string) {
+		mu.Lock()
+		went = nil
+		mu.Unlock()
+		row := b.ends(b.submit(prompt, graph, func(c *jobs.Submit) {
+			for _, value := range files {
+				ref, size := b.put(value)
+				c.Inputs = append(c.Inputs, jobs.Input{Value: value, Name: path.Base(value), Ref: ref, Size: size})
+			}
+		}))
+		if row.State != jobs.Done {
+			t.Fatalf("%s %+v", row.State, row.Failure)
+		}
+		sent = string(s.sent())
+		_, folder, _ = strings.Cut(sent, `"folder":"`)
+		folder, _, _ = strings.Cut(folder, `"`)
+		return folder, sent
+	}
+	first, sent := run("p-1", "faces/1.png", "faces/1.txt", "faces/10_ann/é ü.png")
+	mu.Lock()
+	want := []string{first + "/1.png", first + "/1.txt", first + "/10_ann/é ü.png"}
+	if !strings.HasPrefix(first, "gw/") || !slices.Equal(went, want) {
+		t.Errorf("went to %q, want %q", went, want)
+	}
+	mu.Unlock()
+	own, _, _ := strings.Cut(first, "/set-")
+	if !strings.Contains(sent, `"folder_name":"`+own+`/set"`) || !strings.Contains(sent, `"other":"faces"`) {
+		t.Errorf("sent %s", sent)
+	}
+	row := b.ends(b.submit("p-3", strings.ReplaceAll(graph, "faces", own), nil)) // another's, or all of a user's
+	if row.State != jobs.Failed || row.Failure.Type != "input_missing" {
+		t.Errorf("a folder that is no input: %s %+v", row.State, row.Failure)
+	}
+	if second, _ := run("p-2", "faces/1.png", "faces/1.txt"); second == first || !strings.HasPrefix(second, own+"/set-") {
+		t.Errorf("with a file less it is %q again, was %q", second, first)
 	}
 }
 
