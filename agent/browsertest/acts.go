@@ -17,7 +17,7 @@ func (p *Page) DragNode(id string, dx, dy float64) {
 		return JSON.stringify([r.x + (n.pos[0] + n.size[0] / 2 + ds.offset[0]) * ds.scale, r.y + (n.pos[1] - 14 + ds.offset[1]) * ds.scale, n.pos[0], n.pos[1]]);
 	})()`, id)
 	at := func() (xy [4]float64) {
-		if err := json.Unmarshal([]byte(evaluate[string](p, "find node "+id, place)), &xy); err != nil {
+		if err := json.Unmarshal([]byte(look[string](p, "find node "+id, place)), &xy); err != nil {
 			p.t.Fatalf("read the place of node %s: %v", id, err)
 		}
 		return xy
@@ -80,7 +80,7 @@ func (p *Page) PasteImage(nodeID, name string) {
 		return true;
 	})()`, nodeID, name))
 	p.until("the upload "+name+" in node "+nodeID, func() bool {
-		return evaluate[bool](p, "read the node", fmt.Sprintf(
+		return look[bool](p, "read the node", fmt.Sprintf(
 			`((window.app.rootGraph || window.app.graph).nodes.find(n => String(n.id) === %q).widgets || []).some(w => String(w.value) === %q)`, nodeID, name))
 	})
 }
@@ -88,7 +88,7 @@ func (p *Page) PasteImage(nodeID, name string) {
 // RedNodes lists the ids of the nodes that the frontend marks as wrong.
 func (p *Page) RedNodes() (ids []string) {
 	p.t.Helper()
-	text := evaluate[string](p, "look for red nodes", `JSON.stringify((window.app.rootGraph || window.app.graph).nodes.filter(
+	text := look[string](p, "look for red nodes", `JSON.stringify((window.app.rootGraph || window.app.graph).nodes.filter(
 		n => n.has_errors || (window.app.lastNodeErrors || {})[n.id] || String(window.app.lastExecutionError?.node_id) === String(n.id)).map(n => String(n.id)))`)
 	if err := json.Unmarshal([]byte(text), &ids); err != nil {
 		p.t.Fatalf("read the red nodes: %v", err)
@@ -111,7 +111,7 @@ func (p *Page) WaitFrame(kind string, n int) {
 // Storage is what the frontend keeps in this browser's localStorage for the page's address, as JSON.
 func (p *Page) Storage() string {
 	p.t.Helper()
-	return evaluate[string](p, "read the storage", `JSON.stringify({...localStorage}, null, 1)`)
+	return look[string](p, "read the storage", `JSON.stringify({...localStorage}, null, 1)`)
 }
 
 // FillStorage writes entries of Storage into this browser for the page's address. Nothing else of the frontend may run in

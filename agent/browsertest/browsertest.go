@@ -172,7 +172,7 @@ func (p *Page) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// evaluate runs an expression in the page and returns its value.
+// evaluate runs an expression in the page, once, and returns its value.
 func evaluate[T any](p *Page, what, expression string) T {
 	p.t.Helper()
 	ctx, stop := context.WithTimeout(p.ctx, patience)
@@ -182,6 +182,30 @@ func evaluate[T any](p *Page, what, expression string) T {
 		p.t.Fatalf("%s: %s: %v", p.opts.FrontendLabel, what, err)
 	}
 	return v
+}
+
+// betweenPages is what Chromium says of an expression that its page left behind.
+var betweenPages = []string{"navigated or closed", "context was destroyed", "Cannot find context"}
+
+// look evaluates an expression that only reads. While the page goes from one
+// address to the next it can be cut off, and looks again.
+func look[T any](p *Page, what, expression string) T {
+	p.t.Helper()
+	ctx, stop := context.WithTimeout(p.ctx, patience)
+	defer stop()
+	for {
+		v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+		if err == nil {
+			return v
+		}
+		if ctx.Err() != nil || !slices.ContainsFunc(betweenPages, func(said string) bool { return strings.Contains(err.Error(), said) }) {
+			p.t.Fatalf("%s: %s: %v", p.opts.FrontendLabel, what, err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // until asks ready again and again until it is true, and ends the test when the patience is over.

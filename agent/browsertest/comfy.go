@@ -21,7 +21,7 @@ const readyScript = `(() => {
 // WaitAppReady waits until the frontend works and has stopped asking the server for things.
 func (p *Page) WaitAppReady() {
 	p.t.Helper()
-	p.until("the frontend to be ready", func() bool { return evaluate[bool](p, "look at the app", readyScript) })
+	p.until("the frontend to be ready", func() bool { return look[bool](p, "look at the app", readyScript) })
 	p.WaitQuiet()
 }
 
@@ -54,7 +54,7 @@ type Node struct {
 // Nodes lists the nodes of the open workflow.
 func (p *Page) Nodes() []Node {
 	p.t.Helper()
-	text := evaluate[string](p, "list the nodes", `JSON.stringify(((window.app.rootGraph || window.app.graph).nodes || []).map(
+	text := look[string](p, "list the nodes", `JSON.stringify(((window.app.rootGraph || window.app.graph).nodes || []).map(
 		n => ({id: String(n.id), type: String(n.type), title: String(n.title || '')})))`)
 	var nodes []Node
 	if err := json.Unmarshal([]byte(text), &nodes); err != nil {
@@ -83,7 +83,7 @@ func (p *Page) QueueByButton() {
 	p.t.Helper()
 	var at []float64
 	p.until("the Run button", func() bool {
-		text := evaluate[string](p, "find the Run button", queueButton)
+		text := look[string](p, "find the Run button", queueButton)
 		return text != "" && json.Unmarshal([]byte(text), &at) == nil && len(at) == 2
 	})
 	p.do("click Run", chromedp.MouseClickXY(at[0], at[1]))
@@ -104,7 +104,7 @@ func (p *Page) WaitExecutedImage(nodeID string) (width, height int) {
 		return JSON.stringify([image.naturalWidth, image.naturalHeight]);
 	})()`, nodeID)
 	p.until("an image on node "+nodeID, func() bool {
-		text := evaluate[string](p, "look at node "+nodeID, script)
+		text := look[string](p, "look at node "+nodeID, script)
 		var size [2]int
 		if text == "" || json.Unmarshal([]byte(text), &size) != nil {
 			return false
@@ -119,7 +119,7 @@ func (p *Page) WaitExecutedImage(nodeID string) (width, height int) {
 func (p *Page) WaitPreview(nodeID string) {
 	p.t.Helper()
 	script := fmt.Sprintf(`(() => { const held = (window.app.nodePreviewImages || {})[%[1]q]; return !!held && held.length > 0; })()`, nodeID)
-	p.until("a preview on node "+nodeID, func() bool { return evaluate[bool](p, "look for a preview on node "+nodeID, script) })
+	p.until("a preview on node "+nodeID, func() bool { return look[bool](p, "look for a preview on node "+nodeID, script) })
 }
 
 // WaitAssetImage opens the frontend's Assets side bar (Queue, in older ones), which shows the user's history, and waits until it shows a decoded
@@ -127,13 +127,13 @@ func (p *Page) WaitPreview(nodeID string) {
 func (p *Page) WaitAssetImage(name string) {
 	p.t.Helper()
 	tab := "assets"
-	if !evaluate[bool](p, "look for the side bar", `window.app.extensionManager.command.commands.some(c => c.id === 'Workspace.ToggleSidebarTab.assets')`) {
+	if !look[bool](p, "look for the side bar", `window.app.extensionManager.command.commands.some(c => c.id === 'Workspace.ToggleSidebarTab.assets')`) {
 		tab = "queue"
 	}
 	p.showSidebar(tab)
 	script := fmt.Sprintf(`(() => [...document.querySelectorAll('img')].some(i => i.naturalWidth > 0 &&
 		(new URL(i.src, location.href).searchParams.get('filename') || '').includes(%[1]q)))()`, name)
-	p.until("a picture "+name+" among the assets", func() bool { return evaluate[bool](p, "look at the assets", script) })
+	p.until("a picture "+name+" among the assets", func() bool { return look[bool](p, "look at the assets", script) })
 }
 
 // showSidebar opens one of the frontend's side bars.
@@ -162,7 +162,7 @@ const workflowScript = `(() => {
 func (p *Page) ActiveWorkflow() Workflow {
 	p.t.Helper()
 	var w Workflow
-	if err := json.Unmarshal([]byte(evaluate[string](p, "ask for the open workflow", workflowScript)), &w); err != nil {
+	if err := json.Unmarshal([]byte(look[string](p, "ask for the open workflow", workflowScript)), &w); err != nil {
 		p.t.Fatalf("read the open workflow: %v", err)
 	}
 	return w
@@ -184,7 +184,7 @@ func (p *Page) OpenWorkflow(path string) {
 	})()`, name)
 	var at []float64
 	p.until("the workflow "+path+" in the side bar", func() bool {
-		text := evaluate[string](p, "find the workflow in the side bar", find)
+		text := look[string](p, "find the workflow in the side bar", find)
 		return text != "" && json.Unmarshal([]byte(text), &at) == nil && len(at) == 2
 	})
 	p.do("click the workflow", chromedp.MouseClickXY(at[0], at[1]))
@@ -223,15 +223,23 @@ const dialogScript = `(() => {
 // DialogText is the visible text of dialogs, toasts and error panels, empty when there is none.
 func (p *Page) DialogText() string {
 	p.t.Helper()
-	return evaluate[string](p, "read the dialogs", dialogScript)
+	return look[string](p, "read the dialogs", dialogScript)
 }
 
 // closeButton gives the middle of the close button of what is in front: toasts first, because they lie over the dialogs'
-// own buttons. It is "none" without a dialog and "" while there is no button.
+// own buttons. It is "none" without a dialog and "" while there is no button. The same button is given again after three
+// seconds only: a dialog that is fading out when its header is pressed complains (PrimeVue's initDrag, "reading 'style'").
 const closeButton = `(() => {
-	for (const button of document.querySelectorAll('.p-toast-close-button, [data-sonner-toast] [data-close-button]')) {
+	const middle = button => {
 		const r = button.getBoundingClientRect();
-		if (r.width > 0) return JSON.stringify([r.x + r.width / 2, r.y + r.height / 2]);
+		if (!(r.width > 0)) return null;
+		if (Date.now() - (button.pressed || 0) < 3000) return '';
+		button.pressed = Date.now();
+		return JSON.stringify([r.x + r.width / 2, r.y + r.height / 2]);
+	};
+	for (const button of document.querySelectorAll('.p-toast-close-button, [data-sonner-toast] [data-close-button]')) {
+		const at = middle(button);
+		if (at !== null) return at;
 	}
 	const dialogs = [...document.querySelectorAll('[role=dialog], .p-dialog')].filter(e => e.getBoundingClientRect().width > 0);
 	if (!dialogs.length) return 'none';
@@ -239,8 +247,8 @@ const closeButton = `(() => {
 	for (const dialog of dialogs.reverse()) {
 		for (const name of names) {
 			for (const button of dialog.querySelectorAll(name)) {
-				const r = button.getBoundingClientRect();
-				if (r.width > 0) return JSON.stringify([r.x + r.width / 2, r.y + r.height / 2]);
+				const at = middle(button);
+				if (at !== null) return at;
 			}
 		}
 	}
@@ -257,7 +265,7 @@ func (p *Page) WaitDialog() {
 func (p *Page) ShowErrors() {
 	p.t.Helper()
 	const behind = "See Errors|Show missing|View details"
-	if !evaluate[bool](p, "look for the list of errors", fmt.Sprintf(
+	if !look[bool](p, "look for the list of errors", fmt.Sprintf(
 		`[...document.querySelectorAll('button')].some(b => new RegExp(%q, 'i').test(b.innerText) && b.getBoundingClientRect().width > 0)`, behind)) {
 		return
 	}
@@ -268,7 +276,7 @@ func (p *Page) ShowErrors() {
 func (p *Page) CloseDialogs() {
 	p.t.Helper()
 	p.until("the dialogs to close", func() bool {
-		text := evaluate[string](p, "look for dialogs", closeButton)
+		text := look[string](p, "look for dialogs", closeButton)
 		var at []float64
 		if json.Unmarshal([]byte(text), &at) == nil && len(at) == 2 {
 			p.do("close a dialog", chromedp.MouseClickXY(at[0], at[1]))
@@ -303,7 +311,7 @@ func (p *Page) Click(pattern string) {
 	})()`, pattern)
 	var at []float64
 	p.until("something to click that says "+pattern, func() bool {
-		text := evaluate[string](p, "find "+pattern, find)
+		text := look[string](p, "find "+pattern, find)
 		return text != "" && json.Unmarshal([]byte(text), &at) == nil && len(at) == 2
 	})
 	p.do("click "+pattern, chromedp.MouseClickXY(at[0], at[1]))
@@ -313,7 +321,7 @@ func (p *Page) Click(pattern string) {
 func (p *Page) WaitText(text string) {
 	p.t.Helper()
 	script := fmt.Sprintf(`(document.body?.innerText ?? "").includes(%q)`, text) // none between two pages
-	p.until("the text "+text, func() bool { return evaluate[bool](p, "read the page", script) })
+	p.until("the text "+text, func() bool { return look[bool](p, "read the page", script) })
 }
 
 // Goto goes to another address in the same tab.
@@ -325,7 +333,7 @@ func (p *Page) Goto(address string) {
 // Location is the address in the browser's bar.
 func (p *Page) Location() string {
 	p.t.Helper()
-	return evaluate[string](p, "read the address", `location.href`)
+	return look[string](p, "read the address", `location.href`)
 }
 
 // Text evaluates an expression of the page that gives a string: for what a single test wants to know.

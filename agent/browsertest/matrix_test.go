@@ -41,9 +41,9 @@ var failGraph = strings.NewReplacer("SketchSlow", "SketchFail", `[1,4,9,"fixed"]
 //	short    user002, same browser    a clean page although somebody worked there, run, reload
 //	second   user001, other browser   full of what the same frontend keeps on a real ComfyUI, in another version
 //
-// In the gate: 1.27.10. The whole tour of 1.37.11 once in six showed a console error that nobody has explained yet, and its
-// short one has not been seen to end on a busy machine; other tests here judge that version's visits. COMFYUME_MATRIX=whole
-// (make browser-matrix) does all four; the baselines of 1.45.21 and 1.58.1 are older than the tour, to be recorded again.
+// In the gate: 1.27.10. The short tour of 1.37.11 has not been seen to end on a busy machine; other tests here judge that
+// version's visits. COMFYUME_MATRIX=whole (make browser-matrix) does all four; the baselines of 1.45.21 and 1.58.1 are
+// older than the tour, to be recorded again.
 func TestMatrix(t *testing.T) {
 	browsertest.Require(t)
 	dir := t.TempDir()

@@ -12,7 +12,7 @@ import (
 // FillSignIn fills in the door's sign-in page, if that is what is open, and goes where it leads.
 func (p *Page) FillSignIn() {
 	p.t.Helper()
-	if p.opts.User == "" || !evaluate[bool](p, "look for the sign-in page", `!!document.querySelector('form[action="/login"] input[name=password]')`) {
+	if p.opts.User == "" || !look[bool](p, "look for the sign-in page", `!!document.querySelector('form[action="/login"] input[name=password]')`) {
 		return
 	}
 	evaluate[bool](p, "fill in the sign-in page", fmt.Sprintf(`(() => {
