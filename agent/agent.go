@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -144,6 +146,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.door != nil {
 		door = a.door.Addr().String()
 	}
+	limit := memoryLimit("/")
+	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit / 10 * 9) // collect harder before the kernel kills
+	}
+	a.log.Info("limits", "processors", runtime.GOMAXPROCS(0), "memory", limit, "enforced", limit > 0)
 	a.log.Info("running", "node", a.self.Name, "id", a.self.ID, "roles", joinRoles(a.cfg.Roles), "version", a.cfg.Version, "door", door, "site", a.site.ln.Addr().String())
 	var failed error
 	select {

@@ -39,8 +39,8 @@ func isObject(raw json.RawMessage) bool {
 }
 
 // MergeObjectInfo is the union of what several servers have. Where two describe
-// a class in another shape, the first speaks; where only the lists of its combos
-// differ, the lists are joined, so that what any of them has can be chosen. Names
+// a class, the first speaks; the lists of its combos are joined, so that what any
+// of them has can be chosen. Names
 // with backslashes, as servers on Windows list them, get slashes: the same model
 // is one name everywhere.
 func MergeObjectInfo(infos ...*ObjectInfo) *ObjectInfo {
@@ -50,23 +50,15 @@ func MergeObjectInfo(infos ...*ObjectInfo) *ObjectInfo {
 			class, _ := info.Class(name)
 			class = class.slashed()
 			have, known := out.classes[name]
-			switch {
-			case !known:
+			if known {
+				class = have.joined(class)
+			} else {
 				out.names = append(out.names, name)
-				out.classes[name] = class
-			case have.sameShape(class):
-				out.classes[name] = have.joined(class)
 			}
+			out.classes[name] = class
 		}
 	}
 	return out
-}
-
-// sameShape reports whether two descriptions of a class take and give the same.
-func (c *Class) sameShape(o *Class) bool {
-	return slices.Equal(c.Outputs, o.Outputs) && slices.EqualFunc(c.Inputs, o.Inputs, func(a, b InputSpec) bool {
-		return a.Name == b.Name && a.Section == b.Section && a.Type == b.Type
-	})
 }
 
 // joined has the options of both.

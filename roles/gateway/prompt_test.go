@@ -50,6 +50,23 @@ func TestPromptIDs(t *testing.T) {
 	}
 }
 
+// TestModelsThatAreNotAtTheGatewayAreRefused: the door has no models; a workflow is
+// taken when a GPU has what it names, and the page offers that.
+func TestModelsThatAreNotAtTheGatewayAreRefused(t *testing.T) { // predecessor 19
+	w := open(t, options{visited: true})
+	second := capabilities()
+	second.ObjectInfo = json.RawMessage(strings.Replace(strings.Replace(nodes, `"sd.safetensors"`, `"ltx-2-19b.safetensors"`, 1), `"ckpt_name": [[`, `"extra": ["INT", {}], "ckpt_name": [[`, 1)) // of another version
+	w.worker("gpu/1", second)
+	info := func() string { return w.get(ann, "/object_info/CheckpointLoaderSimple").body }
+	w.until("both GPUs' models are offered", func() bool { return strings.Contains(info(), "ltx-2-19b.safetensors") })
+	if !strings.Contains(info(), "sd.safetensors") {
+		t.Errorf("offered %s", info())
+	}
+	for i, model := range []string{"sd.safetensors", "ltx-2-19b.safetensors"} {
+		w.post(ann, "/prompt", fmt.Sprintf(`{"prompt_id":"m%d","prompt":{"1":{"class_type":"CheckpointLoaderSimple","inputs":{"ckpt_name":%q}},"2":{"class_type":"EmptyImage","inputs":{"width":64,"color":0}},"9":{"class_type":"SaveImage","inputs":{"images":["2",0],"filename_prefix":"x"}}}}`, i, model)).want(t, 200)
+	}
+}
+
 // A node that reads a folder gets all that its user has in it, and no other.
 func TestFolderOfInputs(t *testing.T) {
 	caps := capabilities()

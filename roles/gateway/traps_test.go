@@ -1,11 +1,6 @@
 package gateway_test
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,104 +9,6 @@ import (
 
 	"github.com/ahelme/comfyume/cluster/jobs"
 )
-
-// traps are what a naive ComfyUI server gets wrong, in the protocol's numbering,
-// and the tests that would notice. A test is named by its folder from here.
-func traps() map[int][]string {
-	const here, comfy, gpu, door = ".:", "../comfy:", "../gpu:", "../../agent/doortest:"
-	return map[int][]string{
-		1:  {here + "TestWorkflowNames"},
-		2:  {comfy + "TestJobFromHistoryPassesTheSchema", here + "TestJobList"},
-		3:  {here + "TestWhatPagesAsk"},
-		4:  {door + "TestScriptExampleFlow"},
-		5:  {here + "TestEnds"},
-		6:  {here + "TestOneJob"}, // every page of a test fails without it
-		7:  {here + "TestFramesStayWithTheirUser"},
-		8:  {here + "TestTwoSocketsOfOnePage"},
-		9:  {here + "TestCountIsTheUsersOwnAndNeverTooLow"},
-		10: {comfy + "TestGraphChangesOnlyWhatWasSet", here + "TestWhatARowHolds"},
-		11: {comfy + "TestClientReadsPython", comfy + "TestMessageToleratesPython"},
-		12: {comfy + "TestFrameWithPromptIDCountsAnew", here + "TestPreviewsAsNegotiated", gpu + "TestResultsInFramesAreNeitherThinnedNorReordered"},
-		13: {comfy + "TestMessageNamesItsPrompt"},
-		14: {gpu + "TestOddMessagesDoNotStopTheRelay"},
-		15: {here + "TestObjectInfo"},
-		16: {here + "TestNobodyReachesAnothersThings"},
-		17: {here + "TestSocketsOfStrangers", here + "TestFirstRequestAfterARestart"},
-		18: {here + "TestBadPrompts"},
-		19: {here + "TestWhatPagesAsk"},
-		20: {here + "TestSystemAndRefusals"},
-		21: {here + "TestSystemAndRefusals"},
-		22: {here + "TestNumbersRise"},
-		23: {here + "TestQueueVerbs", here + "TestSystemAndRefusals"},
-		24: {here + "TestSystemAndRefusals", here + "TestNobodyReachesAnothersThings"},
-		25: {here + "TestPromptIDs"},
-		26: {here + "TestEveryWayToNameAFile", comfy + "TestGraphRewritesStringsEverywhere"},
-		27: {gpu + "TestFilesGoWhereTheirNodesLook"},
-		28: {gpu + "TestCachedRunTellsEverything", gpu + "TestEventsBeforeTheAnswerToThePrompt"},
-		29: {gpu + "TestOddMessagesDoNotStopTheRelay"},
-		30: {gpu + "TestPrefixesThatAreNotPlainText", gpu + "TestPrefixThatLeadsOutStaysInside"},
-		31: {here + "TestHistoryPages"},
-		32: {here + "TestUserdataListings"},
-		33: {here + "TestViewRanges", here + "TestViewFinds"},
-		34: {here + "TestUploadSizes", here + "TestUploadNames"},
-		35: {here + "TestDoor"},
-		36: {here + "TestTokensAreNotEchoed", gpu + "TestSecretsReachComfyUIAndNoRecord"},
-		37: {here + "TestNodeWebFilesNeedLeave", gpu + "TestWhatPagesLoadLaterIsMirrored"},
-		38: {gpu + "TestWindowsGetsItsOwnModelNames", here + "TestWorkersAreMerged"},
-		39: {here + "TestWithoutAnyGPU", here + "TestNewGatewayWhileItsNeighbourIsAway"},
-		40: {here + "TestWithoutAnyGPU"}, // the answer does not wait for a worker
-		41: {here + "TestPathsThatClimb", here + "TestWorkflowNames"},
-		42: {here + "TestPromptIDs"},
-		43: {here + "TestCountIsTheUsersOwnAndNeverTooLow"},
-		44: {here + "TestNumbersRise"},
-		45: {here + "TestUploadNames"},
-		46: {here + "TestLongListsArePacked"},
-	}
-}
-
-func TestEveryTrapHasATest(t *testing.T) {
-	have := map[string][]string{} // by folder
-	for number := 1; number <= 46; number++ {
-		tests := traps()[number]
-		if len(tests) == 0 {
-			t.Errorf("trap %d has no test", number)
-		}
-		for _, one := range tests {
-			folder, name, _ := strings.Cut(one, ":")
-			if have[folder] == nil {
-				have[folder] = testsIn(t, folder)
-			}
-			if !slices.Contains(have[folder], name) {
-				t.Errorf("trap %d: %s has no %s", number, folder, name)
-			}
-		}
-	}
-}
-
-// testsIn lists the tests of a folder.
-func testsIn(t *testing.T, folder string) (names []string) {
-	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range paths {
-		raw, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), p, raw, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range f.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Test") {
-				names = append(names, fn.Name.Name)
-			}
-		}
-	}
-	return names
-}
 
 // A page queues again by itself when the count is 0: it is this user's own, it is
 // above 0 from the moment a job is taken until it has ended, and pages that did
