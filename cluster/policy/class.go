@@ -127,21 +127,29 @@ func Ending(v View) (out []jobs.Job) {
 	return out
 }
 
+// Urgent are the urgent jobs that wait. Looking for them costs next to nothing.
+func Urgent(t *jobs.Table) (out []jobs.Job) {
+	t.Waiting(func(j *jobs.Job) bool {
+		if j.Urgent && j.State == jobs.Pending {
+			out = append(out, *j)
+		}
+		return j.Fronted()
+	})
+	return out
+}
+
 // Victims are running jobs to stop so that the urgent ones that wait can begin:
 // for each of those one whose worker can run it and that loses least, not on a
 // worker that skip names. A worker that is idle or is being emptied (coming)
 // makes one fewer necessary.
 func Victims(v View, coming int, skip map[cluster.WorkerID]bool) (out []jobs.Job) {
+	urgent := Urgent(v.Jobs)
+	if len(urgent) == 0 || v.Paused.All {
+		return nil
+	}
 	active := v.Jobs.Active()
 	slices.SortStableFunc(active, func(a, b jobs.Job) int { return int(max(b.Started, b.Assigned) - max(a.Started, a.Assigned)) })
 	coming += len(v.Idle)
-	var urgent []jobs.Job
-	v.Jobs.Waiting(func(j *jobs.Job) bool {
-		if j.Urgent && j.State == jobs.Pending && !v.Paused.All {
-			urgent = append(urgent, *j)
-		}
-		return j.Fronted()
-	})
 	for _, u := range urgent {
 		if coming > 0 {
 			coming--

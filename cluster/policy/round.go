@@ -154,7 +154,9 @@ func (r *round) run() {
 			h, at = r.warmer(h, at)
 		}
 		r.give(h, at)
-		h.advance(r)
+		if len(r.idle) > 0 { // else there is nobody whom a next job could suit, however long the lane
+			h.advance(r)
+		}
 	}
 }
 

@@ -40,6 +40,9 @@ func (s *Steward) stops() (out []*jobs.Preempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.jobs.Jobs(func(t *jobs.Table) {
+		if rules.Class.Mode != policy.WindDown && len(policy.Urgent(t)) == 0 {
+			return // as after nearly every change
+		}
 		v, _ := s.view(t, rules)
 		v.Busy = s.busy(t.Active())
 		coming, skip := s.emptying(now)
