@@ -173,7 +173,10 @@ func (o offer) key(version int) [32]byte {
 func (o offer) apply(info *comfy.ObjectInfo, names []string) (*comfy.ObjectInfo, error) {
 	var changed []*comfy.Class
 	for _, name := range names {
-		class, _ := info.Class(name)
+		class, ok := info.Class(name)
+		if !ok {
+			continue
+		}
 		now := class
 		for _, in := range class.Inputs {
 			if in.Upload == "" && !listsFolder(name, in.Name) {

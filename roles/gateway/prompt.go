@@ -49,6 +49,11 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 	if err != nil {
 		return comfy.PromptResponse{}, comfy.InvalidJSON(err)
 	}
+	if info != nil { // a refusal shows what can be chosen
+		if info, err = g.offered(user).apply(info, graph.Classes()); err != nil {
+			return comfy.PromptResponse{}, err
+		}
+	}
 	outputs, nodeErrors, refusal := comfy.Validate(graph, info, g.checks(user, req, info))
 	if refusal != nil {
 		return comfy.PromptResponse{}, refusal

@@ -90,11 +90,18 @@ func TestFolderOfInputs(t *testing.T) {
 		t.Error(d)
 	}
 	for _, other := range []string{"gw", "gw/of_somebody_else", ".", "..", "", "fac", "faces/../faces"} {
-		if p := send(ann, other).want(t, 400).problem(t); !strings.Contains(string(p.NodeErrors["1"]), "no folder of yours") {
+		if p := send(ann, other).want(t, 400).problem(t); !strings.Contains(string(p.NodeErrors["1"]), "no folder of yours") || strings.Count(string(p.NodeErrors["1"]), "of_somebody_else") > strings.Count(other, "of_somebody_else")*2 {
 			t.Errorf("%q: %s", other, p.NodeErrors["1"])
 		}
 	}
 	send(bob, "faces").want(t, 400)
+	// Nor does a refusal tell what others have.
+	for _, input := range []string{`"image":"nowhere.png"`, ``} {
+		raw := w.post(bob, "/prompt", `{"prompt":{"1":{"class_type":"LoadImage","inputs":{`+input+`}},"9":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"x"}}}}`).want(t, 400).body
+		if strings.Contains(raw, "of_somebody_else") || !strings.Contains(raw, "input_config") {
+			t.Errorf("refused with %s", raw)
+		}
+	}
 }
 
 // What a prompt carries into its row: the files it names, its title, its place in front.
