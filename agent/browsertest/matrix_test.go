@@ -40,10 +40,6 @@ var failGraph = strings.NewReplacer("SketchSlow", "SketchFail", `[1,4,9,"fixed"]
 //	whole    user001, fresh browser   first visit, edit, run, save, reload mid-job, cancel, batch, upload, errors, rename, delete, history
 //	short    user002, same browser    a clean page although somebody worked there, run, reload
 //	second   user001, other browser   full of what the same frontend keeps on a real ComfyUI, in another version
-//
-// In the gate: 1.27.10. The short tour of 1.37.11 has not been seen to end on a busy machine; other tests here judge that
-// version's visits. COMFYUME_MATRIX=whole (make browser-matrix) does all four; the baselines of 1.45.21 and 1.58.1 are
-// older than the tour, to be recorded again.
 func TestMatrix(t *testing.T) {
 	browsertest.Require(t)
 	dir := t.TempDir()
@@ -52,12 +48,7 @@ func TestMatrix(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	all := os.Getenv("COMFYUME_MATRIX") == "whole"
-	versions := frontends[:1]
-	if all {
-		versions = frontends
-	}
-	for i, version := range versions {
+	for i, version := range frontends {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			a := start(t, version, "--templates", dir, "--default-template", "first_steps")
@@ -66,14 +57,8 @@ func TestMatrix(t *testing.T) {
 				first, second = second, first
 			}
 			b := browsertest.NewBrowser(t)
-			whole := all || version == "1.27.10"
 			t.Run("first at "+first, func(t *testing.T) {
 				p := visit(t, a, "user001", first, version, b)
-				if !whole {
-					shortTour(t, p, version)
-					tell(t, p, version, first, "short")
-					return
-				}
 				wholeTour(t, p, a.Client("user001"), version)
 				tell(t, p, version, first, "whole")
 			})
@@ -83,9 +68,6 @@ func TestMatrix(t *testing.T) {
 				shortTour(t, p, version)
 				tell(t, p, version, second, "short")
 			})
-			if !whole {
-				return
-			}
 			t.Run("second browser at "+second, func(t *testing.T) {
 				p := dirtyVisit(t, a, second, version, frontends[(i+1)%2])
 				secondBrowser(t, p, version)
@@ -190,7 +172,7 @@ func wholeTour(t *testing.T, p *browsertest.Page, c *doortest.Client, label stri
 		p.WaitAssetImage("door")
 		keep(p, label+"-7-history")
 		p.ShowTemplates()
-		p.WaitText("second thoughts")
+		p.WaitText("thoughts") // second_thoughts, or second thoughts in older versions
 		p.WaitQuiet()
 		keep(p, label+"-8-templates")
 		p.CloseDialogs()
