@@ -3,6 +3,7 @@ package browsertest
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -10,8 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 )
 
@@ -46,7 +49,7 @@ type collector struct {
 	mu       sync.Mutex
 	sent     map[network.RequestID]*Request
 	order    []*Request
-	open     map[network.RequestID]bool
+	open     map[network.RequestID]cdp.LoaderID // by the page that asked
 	changed  time.Time
 	failures []Failure
 	console  []string
@@ -56,7 +59,7 @@ type collector struct {
 
 func newCollector(home string) *collector {
 	return &collector{
-		home: home, sent: map[network.RequestID]*Request{}, open: map[network.RequestID]bool{}, changed: time.Now(),
+		home: home, sent: map[network.RequestID]*Request{}, open: map[network.RequestID]cdp.LoaderID{}, changed: time.Now(),
 		frames: Frames{Types: map[string]int{}},
 	}
 }
@@ -80,6 +83,12 @@ func (c *collector) see(ev any) {
 			c.failures = append(c.failures, Failure{Method: r.Method, Path: r.Path})
 		}
 		c.done(e.RequestID)
+	case *page.EventFrameNavigated:
+		// What the page before it had under way is dropped, not always with an event.
+		if e.Frame.ParentID == "" {
+			maps.DeleteFunc(c.open, func(_ network.RequestID, by cdp.LoaderID) bool { return by != e.Frame.LoaderID })
+			c.changed = time.Now()
+		}
 	case *network.EventWebSocketFrameReceived:
 		c.frame(e.Response)
 	case *network.EventWebSocketFrameSent:
@@ -114,7 +123,7 @@ func (c *collector) request(e *network.EventRequestWillBeSent) {
 	c.sent[e.RequestID] = r
 	c.order = append(c.order, r)
 	if !strings.Contains(r.Path, "favicon") { // an icon that the next one replaces is dropped without an event
-		c.open[e.RequestID] = true
+		c.open[e.RequestID] = e.LoaderID
 	}
 	c.changed = time.Now()
 }

@@ -143,9 +143,10 @@ func wholeTour(t *testing.T, p *browsertest.Page, c *doortest.Client, label stri
 	step("upload", func(t *testing.T, p *browsertest.Page) {
 		p.LoadGraph(loadGraph)
 		p.PasteImage("1", "pasted.png")
-		if code, _, raw, err := c.Do("GET", "/view?type=input&filename=pasted.png", nil); err != nil || code != 200 || !strings.HasPrefix(string(raw), "\x89PNG") {
-			t.Errorf("the upload: %d, %v, %d bytes", code, err, len(raw))
-		}
+		doortest.Until(t, 20*time.Second, "the upload is there", func() bool {
+			code, _, raw, err := c.Do("GET", "/view?type=input&filename=pasted.png", nil)
+			return err == nil && code == 200 && strings.HasPrefix(string(raw), "\x89PNG")
+		})
 	})
 	step("errors", func(t *testing.T, p *browsertest.Page) {
 		refused(t, p)
