@@ -350,9 +350,11 @@ func TestRestartedLeaderKeepsTheVoters(t *testing.T) {
 			t.Fatal(err)
 		}
 		again := s.start(victim, "queue,gateway").core.raft.Incarnation()
-		s.until("it to vote", time.Minute, func() bool {
-			st := s.leader().core.raft.Status()
-			return st.Voters() == 3 && len(st.Servers) == 3 && slices.ContainsFunc(st.Servers, func(v consensus.Server) bool { return v.Incarnation == again && v.Voter })
+		s.until("it to vote, as everybody knows", time.Minute, func() bool {
+			return !slices.ContainsFunc(names, func(name string) bool {
+				st := s.nodes[name].core.raft.Status()
+				return st.Voters() != 3 || len(st.Servers) != 3 || !slices.ContainsFunc(st.Servers, func(v consensus.Server) bool { return v.Incarnation == again && v.Voter })
+			})
 		})
 		for _, name := range names {
 			s.nodes[name].kill()

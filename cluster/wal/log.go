@@ -96,11 +96,12 @@ func (l *Log) Append(entries ...Entry) error {
 	if err != nil {
 		return err
 	}
-	if err := l.put(seg, b); err != nil {
+	end, err := l.put(seg, b)
+	if err != nil {
 		return fmt.Errorf("append entry %d: %w", begin, err)
 	}
 	l.mu.Lock()
-	seg.at = append(seg.at, at...)
+	seg.at, seg.end = append(seg.at, at...), end
 	var old []*segment
 	if len(l.segs) == 0 || l.segs[len(l.segs)-1] != seg {
 		old = l.join(seg)
@@ -160,22 +161,22 @@ func (l *Log) encode(entries []Entry, start int64) (b []byte, at []int64, err er
 	return b, at, nil
 }
 
-// put writes b to a segment, which is made if it is new. The write lock is held.
-func (l *Log) put(s *segment, b []byte) error {
+// put writes b to a segment, which is made if it is new, and returns where it
+// ends there. The write lock is held.
+func (l *Log) put(s *segment, b []byte) (end int64, err error) {
 	if s.file != nil {
 		return s.write(b)
 	}
 	l.sequence = s.sequence
-	f, err := l.files.Open(s.name)
-	if err != nil {
-		return err
+	if s.file, err = l.files.Open(s.name); err != nil {
+		return 0, err
 	}
-	s.file = f
-	if err := errors.Join(s.write(b), l.files.Sync()); err != nil {
+	end, err = s.write(b)
+	if err = errors.Join(err, l.files.Sync()); err != nil {
 		l.discard([]*segment{s})
-		return err
+		return 0, err
 	}
-	return nil
+	return end, nil
 }
 
 // discard removes segments that no reader sees any more, each for certain before

@@ -58,25 +58,26 @@ const (
 
 var zeros [grow]byte
 
-// write puts b where the next record goes and flushes it. On an error nothing
-// counts as written.
-func (s *segment) write(b []byte) error {
+// write puts b where the next record goes, flushes it and returns where it ends,
+// which the segment does only once readers may see what was written. On an error
+// nothing counts as written.
+func (s *segment) write(b []byte) (end int64, err error) {
 	if _, err := s.file.WriteAt(b, s.end); err != nil {
-		return err
+		return 0, err
 	}
-	end := s.end + int64(len(b))
+	end = s.end + int64(len(b))
 	size := max(s.size, end)
 	if size > s.size && len(b) < bigWrite {
 		if _, err := s.file.WriteAt(zeros[:], size); err != nil {
-			return err
+			return 0, err
 		}
 		size += grow
 	}
 	if err := s.file.Sync(); err != nil {
-		return err
+		return 0, err
 	}
-	s.end, s.size = end, size
-	return nil
+	s.size = size
+	return end, nil
 }
 
 // read returns an entry's data. The bytes are the caller's.
