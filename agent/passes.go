@@ -93,7 +93,7 @@ func (a *api) signOut(w http.ResponseWriter, r *http.Request) {
 	_, err := a.core()
 	if err == nil && u != a.instructor {
 		if _, known := a.agent.person(u); !known {
-			err = cluster.Errorf(cluster.NotFound, "there is no user %q: see user ls", u)
+			err = a.agent.noUser(u)
 		}
 	}
 	if err == nil {

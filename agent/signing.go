@@ -63,3 +63,11 @@ func (a *Agent) person(u cluster.User) (p people.Person, ok bool) {
 	a.swarm.core.machine.People(func(t *people.Table) { p, ok = t.Person(u) })
 	return p, ok
 }
+
+// noUser says that nobody has the name, or that it is too early to say so.
+func (a *Agent) noUser(u cluster.User) error {
+	if a.accounts != nil && a.accounts.prepared() != nil {
+		return cluster.Errorf(cluster.Unavailable, "the accounts are being prepared, and %q is not there yet: try again in a moment", u)
+	}
+	return cluster.Errorf(cluster.NotFound, "there is no user %q: see comfyume-agent user ls", u)
+}

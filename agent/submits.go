@@ -9,7 +9,6 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/peer"
-	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
@@ -64,10 +63,8 @@ func (a *Agent) atGateway(ctx context.Context, v peer.Verb, in, out any) error {
 
 // submit queues a workflow for a user, at whatever gateway is there.
 func (a *Agent) submit(ctx context.Context, user cluster.User, body []byte) (status int, answer []byte, err error) {
-	known := false
-	a.swarm.core.machine.People(func(t *people.Table) { _, known = t.Person(user) })
-	if !known {
-		return 0, nil, cluster.Errorf(cluster.NotFound, "there is no user %q: see comfyume-agent user ls", user)
+	if _, known := a.person(user); !known {
+		return 0, nil, a.noUser(user)
 	}
 	var out submitted
 	err = a.atGateway(ctx, verbSubmit, submission{user, body, cluster.Actor(ctx)}, &out)

@@ -295,7 +295,10 @@ func (p *Page) ShowTemplates() {
 // Reload loads the page again, as the browser's own button does.
 func (p *Page) Reload() {
 	p.t.Helper()
+	// Chromium may report a frame that stopped loading before the old page is gone, and the old page looks ready.
+	evaluate[bool](p, "mark the page", `window.leaving = true`)
 	p.do("reload", chromedp.Reload())
+	p.until("the old page to be gone", func() bool { return !look[bool](p, "look for the old page", `!!window.leaving`) })
 }
 
 // Click clicks the first visible link or button whose text matches a pattern of JavaScript, letter case ignored.
