@@ -15,9 +15,9 @@ const HistoryPerUser = 1000
 type Table struct {
 	rows    map[ID]*Job
 	users   map[cluster.User]*account
-	all     line // every row
-	waiting line // Pending and Assigned
-	active  map[ID]*Job
+	all     line     // every row
+	waiting line     // Pending and Assigned
+	active  line     // those that a worker holds
 	orphans []Orphan // oldest first
 	counts  Counts
 	seq     uint64
@@ -41,8 +41,8 @@ type account struct {
 // New returns an empty table.
 func New() *Table {
 	return &Table{
-		rows: map[ID]*Job{}, users: map[cluster.User]*account{}, active: map[ID]*Job{},
-		all: line{key: bySeq}, waiting: line{key: byOrder}, past: newPast(),
+		rows: map[ID]*Job{}, users: map[cluster.User]*account{},
+		all: line{key: bySeq}, waiting: line{key: byOrder}, active: line{key: bySeq}, past: newPast(),
 	}
 }
 
@@ -75,13 +75,14 @@ func (t *Table) Waiting(f func(*Job) bool) { t.waiting.each(f) }
 
 // Active returns the jobs that a worker holds, oldest first.
 func (t *Table) Active() []Job {
-	out := make([]Job, 0, len(t.active))
-	for _, j := range t.active {
-		out = append(out, j.copy())
-	}
-	slices.SortFunc(out, func(a, b Job) int { return cmp.Compare(a.Seq, b.Seq) })
+	out := make([]Job, 0, t.active.size)
+	t.active.each(func(j *Job) bool { out = append(out, j.copy()); return true })
 	return out
 }
+
+// Held calls f for each job that a worker holds, oldest first, until f returns
+// false. f must not keep or change the row.
+func (t *Table) Held(f func(*Job) bool) { t.active.each(f) }
 
 // Open returns a user's jobs that have not ended, in queue order.
 func (t *Table) Open(u cluster.User) []Job {
@@ -186,7 +187,7 @@ func (t *Table) place(j *Job) {
 		t.waiting.add(j)
 	}
 	if j.State.Active() {
-		t.active[j.ID] = j
+		t.active.add(j)
 		a.running++
 	}
 }
@@ -200,7 +201,7 @@ func (t *Table) unplace(j *Job) {
 	}
 	t.waiting.remove(j)
 	if j.State.Active() {
-		delete(t.active, j.ID)
+		t.active.remove(j)
 		a.running--
 	}
 }

@@ -151,6 +151,9 @@ func Victims(v View, coming int, skip map[cluster.WorkerID]bool) (out []jobs.Job
 	slices.SortStableFunc(active, func(a, b jobs.Job) int { return int(max(b.Started, b.Assigned) - max(a.Started, a.Assigned)) })
 	coming += len(v.Idle)
 	for _, u := range urgent {
+		if slices.ContainsFunc(v.Coming, func(a jobs.Assign) bool { return a.Lease.Job == u.ID }) {
+			continue // its worker is found
+		}
 		if coming > 0 {
 			coming--
 			continue

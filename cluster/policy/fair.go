@@ -34,24 +34,26 @@ func (b Bounds) filled() Bounds {
 // need: else a user could fill every GPU before the first job is settled. It also
 // says when each worker will be free.
 func (r *round) chargeRunning() {
-	now, active := r.view.Now, r.view.Jobs.Active()
-	for _, j := range active {
+	now := r.view.Now
+	r.view.Jobs.Held(func(j *jobs.Job) bool {
 		switch {
 		case j.GpuDone != 0:
 			r.freeAt[j.Worker] = max(now, r.freeAt[j.Worker]) // settled
 		case j.Started != 0:
-			run, load := r.view.expect(&j, j.Worker, r.view.Jobs.Cold(j.ID))
+			run, load := r.view.expect(j, j.Worker, r.view.Jobs.Cold(j.ID))
 			r.freeAt[j.Worker] = max(now+run/20, j.Started+load+run)
 			r.person(j.ID.User).used += max(load+run, now-j.Started) * 1000
 		}
-	}
-	for _, j := range active { // what was given ahead follows what runs
+		return true
+	})
+	r.view.Jobs.Held(func(j *jobs.Job) bool { // what was given ahead follows what runs
 		if j.Started == 0 && j.GpuDone == 0 {
-			run, load := r.view.expect(&j, j.Worker, r.coldOn(j.Worker, j.LoadKey()))
+			run, load := r.view.expect(j, j.Worker, r.coldOn(j.Worker, j.LoadKey()))
 			r.freeAt[j.Worker] = max(now, r.freeAt[j.Worker]) + load + run
 			r.person(j.ID.User).used += (load + run) * 1000
 		}
-	}
+		return true
+	})
 }
 
 // waitsSince is since when a user waits for a start.

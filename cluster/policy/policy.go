@@ -27,6 +27,9 @@ type View struct {
 	// Busy are the other workers that are there. A job that already failed on an
 	// idle worker waits for one of these if it has not been tried there.
 	Busy []jobs.Claim
+	// Coming are assignments that are decided and not in the table yet: they count
+	// as if they were. One that is there by now counts once.
+	Coming []jobs.Assign
 	// Now is the leader's clock in milliseconds since 1970, the one that stamps
 	// entries: never less than the table's time. A job whose NotBefore is later
 	// waits. 0 holds back none.

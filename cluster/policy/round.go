@@ -57,7 +57,23 @@ func newRound(v *View) *round {
 			}
 		}
 	}
+	for _, a := range v.Coming {
+		r.come(a.Lease)
+	}
 	return r
+}
+
+// come counts an assignment that is on its way.
+func (r *round) come(l jobs.Lease) {
+	j, known := r.view.Jobs.Job(l.Job)
+	if known && (j.State != jobs.Pending || j.Epoch >= l.Epoch) {
+		return // the table has it, or something that makes it void
+	}
+	if !known { // it comes together with its job
+		j = jobs.Job{ID: l.Job}
+	}
+	r.given[l.Job] = true
+	r.count(r.person(l.Job.User), &j, l.Worker, j.LoadKey())
 }
 
 // ask takes in who shall get a job.
@@ -183,15 +199,19 @@ func (r *round) give(h *head, at int) {
 	r.out = append(r.out, jobs.Assign{Lease: jobs.Lease{Job: j.ID, Worker: c.Worker, Epoch: j.Epoch + 1}})
 	r.idle, r.busy = slices.Delete(r.idle, at, at+1), append(r.busy, c)
 	r.given[j.ID] = true
-	p := h.person
+	r.count(h.person, j, c.Worker, h.load)
+}
+
+// count is what a job that a worker is given changes for those that follow.
+func (r *round) count(p *person, j *jobs.Job, w cluster.WorkerID, load string) {
 	p.had++
 	p.running++
 	p.sprinted++
-	run, load := r.view.expect(j, c.Worker, r.cold(c, h.load))
-	p.used, p.began = p.used+(run+load)*1000, r.view.Now
-	r.freeAt[c.Worker] = max(r.view.Now, r.freeAt[c.Worker]) + run + load
-	if h.load != "" {
-		r.loaded[c.Worker] = h.load
+	run, loading := r.view.expect(j, w, r.coldOn(w, load))
+	p.used, p.began = p.used+(run+loading)*1000, r.view.Now
+	r.freeAt[w] = max(r.view.Now, r.freeAt[w]) + run + loading
+	if load != "" {
+		r.loaded[w] = load
 	}
 }
 

@@ -53,14 +53,10 @@ func (s *Steward) reserve(c *jobs.Submit) (grant, bool) {
 		}
 		view, byWorker := s.view(t, rules)
 		if a, ok := policy.Admit(view, jobs.Job{ID: c.ID, Classes: c.Classes, Priority: c.Priority}); ok {
-			g = grant{claim: byWorker[a.Lease.Worker], lease: a.Lease}
+			g = byWorker[a.Lease.Worker].grant(a.Lease)
 		}
 	})
-	if g.claim == nil {
-		return grant{}, false
-	}
-	g.claim.inFlight = true
-	return g, true
+	return g, g.claim != nil
 }
 
 // waited reports whether any worker waits for work.

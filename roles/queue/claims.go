@@ -15,6 +15,7 @@ type claim struct {
 	jobs.Claim
 	since    time.Time
 	inFlight bool        // an Assign for it is being committed
+	lease    jobs.Lease  // which one
 	gone     bool        // its caller waits no more
 	answer   chan answer // room for the one answer
 }
@@ -36,6 +37,12 @@ func (c *claim) refuse(err error) {
 type grant struct {
 	claim *claim
 	lease jobs.Lease
+}
+
+// grant sets the claim aside for a job. The lock is held.
+func (c *claim) grant(l jobs.Lease) grant {
+	c.inFlight, c.lease = true, l
+	return grant{claim: c, lease: l}
 }
 
 // Claim waits until there is a job for the worker. It returns the job, ctx's
@@ -97,32 +104,44 @@ func (s *Steward) drop(c *claim) {
 // idle returns the claims that may be given a job, longest wait first. One whose
 // worker still holds a job in the table may not: that job is taken back first.
 // The lock is held.
-func (s *Steward) idle(active []jobs.Job) []*claim {
+func (s *Steward) idle(held holders) []*claim {
 	var out []*claim
 	for _, c := range s.claims {
-		if !c.inFlight && holding(active, c.Worker) == nil {
+		if !c.inFlight && !held.has(c.Worker) {
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// holding returns the job that a worker holds, nil if none.
-func holding(active []jobs.Job, w cluster.WorkerID) *jobs.Job {
-	for i := range active {
-		if active[i].Worker == w {
-			return &active[i]
-		}
-	}
-	return nil
+// holders are the workers that hold a job, and which one.
+type holders map[cluster.WorkerID]jobs.ID
+
+func holding(t *jobs.Table) holders {
+	out := holders{}
+	t.Held(func(j *jobs.Job) bool { out[j.Worker] = j.ID; return true })
+	return out
 }
 
-// dispatch gives waiting jobs to waiting workers: one entry for all of them.
+func (h holders) has(w cluster.WorkerID) bool {
+	_, ok := h[w]
+	return ok
+}
+
+// dispatch gives waiting jobs to waiting workers: one entry for all of them. It
+// does not wait for it: a worker that asks meanwhile gets into the next entry.
 func (s *Steward) dispatch(ctx context.Context) {
-	grants := s.decide()
-	if len(grants) == 0 {
-		return
+	if grants := s.decide(); len(grants) > 0 {
+		s.committing.Add(1)
+		s.commits.Go(func() {
+			defer s.committing.Add(-1)
+			s.commit(ctx, grants)
+		})
 	}
+}
+
+// commit proposes grants and answers their claims.
+func (s *Steward) commit(ctx context.Context, grants []grant) {
 	cmds := make([]cluster.Command, len(grants))
 	for i, g := range grants {
 		cmds[i] = &jobs.Assign{Lease: g.lease}
@@ -152,9 +171,7 @@ func (s *Steward) decide() []grant {
 		d := policy.Decide(view)
 		s.memory.Note(t, d, view.Now)
 		for _, a := range d.Assign {
-			c := byWorker[a.Lease.Worker]
-			c.inFlight = true
-			grants = append(grants, grant{claim: c, lease: a.Lease})
+			grants = append(grants, byWorker[a.Lease.Worker].grant(a.Lease))
 		}
 	})
 	return grants
@@ -163,15 +180,20 @@ func (s *Steward) decide() []grant {
 // view is what the policy decides on, with the claims behind its idle workers.
 // The lock is held.
 func (s *Steward) view(t *jobs.Table, rules Rules) (policy.View, map[cluster.WorkerID]*claim) {
-	active := t.Active()
+	held := holding(t)
 	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining, Passed: s.memory.Passed(), Kinds: rules.Kinds, Class: rules.Class, Boosted: rules.Boosted, Limits: rules.Limits}
+	for _, c := range s.claims {
+		if c.inFlight {
+			v.Coming = append(v.Coming, jobs.Assign{Lease: c.lease})
+		}
+	}
 	byWorker := map[cluster.WorkerID]*claim{}
-	for _, c := range s.idle(active) {
+	for _, c := range s.idle(held) {
 		v.Idle = append(v.Idle, c.Claim)
 		byWorker[c.Worker] = c
 	}
 	if len(v.Idle) > 0 {
-		v.Busy = s.busy(active)
+		v.Busy = s.busy(held)
 	}
 	return v, byWorker
 }
@@ -183,11 +205,11 @@ const between = 2 * beat
 // busy returns the workers that are there but at work, or between two jobs: a
 // job that failed elsewhere can wait for one of them. Each is under a lease or
 // was heard of just now, so none is waited for that is gone. The lock is held.
-func (s *Steward) busy(active []jobs.Job) []jobs.Claim {
+func (s *Steward) busy(held holders) []jobs.Claim {
 	now := time.Now()
 	var out []jobs.Claim
 	for id, w := range s.workers {
-		if w.claimed && (holding(active, id) != nil || now.Sub(w.seen) < between) {
+		if w.claimed && (held.has(id) || now.Sub(w.seen) < between) {
 			out = append(out, w.claim)
 		}
 	}

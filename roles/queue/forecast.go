@@ -27,8 +27,9 @@ func (s *Steward) Forecast() *policy.Forecast {
 	}
 	s.jobs.Jobs(func(t *jobs.Table) {
 		v, byWorker := s.view(t, rules)
+		v.Coming = nil // to those who read it, a job waits until its worker is in the table
 		if len(v.Idle) == 0 {
-			v.Busy = s.busy(t.Active())
+			v.Busy = s.busy(holding(t))
 		}
 		// A worker whose claim is just being answered asks and is not idle.
 		for _, c := range s.claims {

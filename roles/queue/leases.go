@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -26,8 +27,6 @@ type recall struct {
 func (s *Steward) overdue() []recall {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var active []jobs.Job
-	s.jobs.Jobs(func(t *jobs.Table) { active = t.Active() })
 	now := time.Now()
 	grace := s.ttl
 	if !s.leading {
@@ -39,17 +38,18 @@ func (s *Steward) overdue() []recall {
 	for _, c := range s.claims {
 		claiming[c.Worker] = claiming[c.Worker] || !c.inFlight
 	}
-	next := make(map[jobs.ID]clock, len(active))
+	next := make(map[jobs.ID]clock, len(s.clocks))
 	lost := map[jobs.Lease]string{} // kept until it is done: the next pass tries again
+	held := holders{}
 	var out []recall
-	for i := range active {
-		j := &active[i]
-		l := jobs.Lease{Job: j.ID, Worker: j.Worker, Epoch: j.Epoch}
-		c, ok := s.clocks[j.ID]
+	for _, h := range s.held() {
+		l := h.lease
+		held[l.Worker] = l.Job
+		c, ok := s.clocks[l.Job]
 		if !ok || c.lease != l {
 			c = clock{lease: l, until: now.Add(grace)}
 		}
-		next[j.ID] = c
+		next[l.Job] = c
 		reason, gone := s.lost[l]
 		switch {
 		case gone:
@@ -63,13 +63,26 @@ func (s *Steward) overdue() []recall {
 		default:
 			continue
 		}
-		if j.State == jobs.Cancelling {
-			reason = j.Reason // the cancel's own: this is how it ends
-		}
-		out = append(out, recall{lease: l, reason: reason})
+		out = append(out, recall{lease: l, reason: cmp.Or(h.reason, reason)})
 	}
 	s.clocks, s.lost = next, lost
-	s.prune(active, now)
+	s.prune(held, now)
+	return out
+}
+
+// held are the jobs that workers hold; a cancelled one has the cancel's own
+// reason, because that is how it ends.
+func (s *Steward) held() (out []recall) {
+	s.jobs.Jobs(func(t *jobs.Table) {
+		t.Held(func(j *jobs.Job) bool {
+			h := recall{lease: jobs.Lease{Job: j.ID, Worker: j.Worker, Epoch: j.Epoch}}
+			if j.State == jobs.Cancelling {
+				h.reason = j.Reason
+			}
+			out = append(out, h)
+			return true
+		})
+	})
 	return out
 }
 

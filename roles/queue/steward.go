@@ -85,7 +85,11 @@ type Steward struct {
 	rules   func() Rules
 	gone    func(cluster.NodeID) bool
 
-	kick chan struct{} // one token: look again
+	kick    chan struct{}  // one token: look again
+	commits sync.WaitGroup // of what was decided
+
+	committing atomic.Int32 // how many of them go on
+	passed     time.Time    // when the last pass ended; Run's own
 
 	// mu is taken before the table's own lock, never inside a view of it.
 	mu      sync.Mutex
@@ -156,7 +160,7 @@ func (s *Steward) Run(ctx context.Context) error {
 			s.resign()
 			return nil
 		case err := <-watched:
-			cancel()
+			cancel() // resign waits for what is being committed
 			s.resign()
 			if err == nil {
 				return nil
@@ -202,8 +206,26 @@ func (s *Steward) newTerm() {
 	s.leading = false
 }
 
+// gather is how long a pass waits for more to decide on while something is being
+// committed: what is decided meanwhile gets into the next entry in any case.
+const gather = time.Millisecond
+
+// crowded reports whether it is too early for a pass; one comes in time.
+func (s *Steward) crowded() bool {
+	wait := gather - time.Since(s.passed)
+	if s.committing.Load() == 0 || wait <= 0 {
+		return false
+	}
+	time.AfterFunc(wait, s.wake)
+	return true
+}
+
 // pass does everything that can be done now.
 func (s *Steward) pass(ctx context.Context) {
+	if s.crowded() {
+		return
+	}
+	defer func() { s.passed = time.Now() }()
 	if !s.leads() {
 		s.follower()
 		return
@@ -235,8 +257,9 @@ func (s *Steward) follower() {
 }
 
 // resign answers every claim at the end of Run, so that nobody waits for a
-// steward that is gone.
+// steward that is gone. What is being committed gets its own answer first.
 func (s *Steward) resign() {
+	s.commits.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped, s.leading = true, false

@@ -44,7 +44,7 @@ func (s *Steward) stops() (out []*jobs.Preempt) {
 			return // as after nearly every change
 		}
 		v, _ := s.view(t, rules)
-		v.Busy = s.busy(t.Active())
+		v.Busy = s.busy(holding(t))
 		coming, skip := s.emptying(now)
 		for _, j := range policy.Victims(v, coming, skip) {
 			out = append(out, stop(&j, "it was stopped for the instructor's demo and keeps its place", false))

@@ -36,9 +36,9 @@ func (s *Steward) saw(id cluster.WorkerID, now time.Time) {
 }
 
 // prune forgets workers that are long gone. The lock is held.
-func (s *Steward) prune(active []jobs.Job, now time.Time) {
+func (s *Steward) prune(held holders, now time.Time) {
 	for id, w := range s.workers {
-		if now.Sub(w.seen) >= forgetAfter && holding(active, id) == nil && !s.waits(id) {
+		if now.Sub(w.seen) >= forgetAfter && !held.has(id) && !s.waits(id) {
 			delete(s.workers, id)
 		}
 	}
@@ -57,15 +57,15 @@ func (s *Steward) roomier(id jobs.ID, m jobs.Memory) bool {
 	defer s.mu.Unlock()
 	var j jobs.Job
 	var found bool
-	var active []jobs.Job
-	s.jobs.Jobs(func(t *jobs.Table) { j, found = t.Job(id); active = t.Active() })
+	var held holders
+	s.jobs.Jobs(func(t *jobs.Table) { j, found = t.Job(id); held = holding(t) })
 	if !found || j.Strikes+1 >= jobs.MaxStrikes {
 		return false
 	}
 	j.NoRoom = append(slices.Clone(j.NoRoom), m)
 	now := time.Now()
 	for id, w := range s.workers {
-		there := s.waits(id) || holding(active, id) != nil || now.Sub(w.seen) < between
+		there := s.waits(id) || held.has(id) || now.Sub(w.seen) < between
 		if w.claimed && there && w.claim.Can(&j) && !rules.Draining[w.claim.Node] && !rules.Paused.Workers[id] {
 			return true
 		}
@@ -86,14 +86,14 @@ type WorkerView struct {
 func (s *Steward) Workers() []WorkerView {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var active []jobs.Job
-	s.jobs.Jobs(func(t *jobs.Table) { active = t.Active() })
+	var held holders
+	s.jobs.Jobs(func(t *jobs.Table) { held = holding(t) })
 	now := time.Now()
 	out := make([]WorkerView, 0, len(s.workers))
 	for id, w := range s.workers {
 		v := WorkerView{ID: id, Node: w.claim.Node, LastSeen: w.seen}
-		if j := holding(active, id); j != nil {
-			v.Job = &j.ID
+		if j, ok := held[id]; ok {
+			v.Job = &j
 		}
 		if s.waits(id) {
 			v.Idle, v.LastSeen = v.Job == nil, now
