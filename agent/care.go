@@ -82,7 +82,7 @@ func (f *fleet) care(ctx context.Context, in care) error {
 	f.log.Info("asked for by a person", "worker", w.id, "what", in.Do, "actor", in.Actor)
 	switch in.Do {
 	case ui.FreeWorker:
-		if w.gpu.Status().Job != nil {
+		if w.gpu.Busy() {
 			return cluster.Errorf(cluster.Conflict, "worker %s runs a job: free its memory when that is done, or restart it", w.id)
 		}
 		if err := w.gpu.Free(ctx); err != nil {

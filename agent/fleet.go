@@ -236,7 +236,7 @@ func (f *fleet) launch(c card, account comfyui.Account, port int) (*worker, erro
 		// Beside the state folder, not in it: ComfyUI's user may not look in there.
 		Work: filepath.Join(f.cfg.StateDir+"-comfyui", number), ModelDirs: f.cfg.ModelDirs,
 		Env: append(withoutSecrets(os.Environ()), c.env...), Account: account, Logger: f.cfg.Logger,
-		Busy: func() bool { return w.gpu.Status().Job != nil },
+		Busy: func() bool { return w.gpu.Busy() },
 	})
 	if err != nil {
 		return nil, err
@@ -332,7 +332,7 @@ func (f *fleet) gauge(w *worker) (sensors.GPU, bool) {
 
 // hasJob reports whether any of this node's workers has a job.
 func (f *fleet) hasJob() bool {
-	return slices.ContainsFunc(f.workers(), func(w *worker) bool { return w.gpu.Status().Job != nil })
+	return slices.ContainsFunc(f.workers(), func(w *worker) bool { return w.gpu.Busy() })
 }
 
 func (f *fleet) isReclaimed() bool {

@@ -429,7 +429,7 @@ var peerLaw = map[peer.Verb]whose{
 	"join": coreNodes, "image": coreNodes, "transfer": coreNodes, "form": coreNodes, "submit": coreNodes, "retry": coreNodes, "propose": coreNodes, "tokens": coreNodes, "troubles": coreNodes,
 	"gpu/care": coreNodes, "gpu/log": coreNodes, "gpu/leave": coreNodes,
 	"enter": itsOwn, "work/register": itsOwn, "leave": itsOwn,
-	"work/claim": itsJobs, "work/started": itsJobs, "work/renew": itsJobs, "work/gpudone": itsJobs, "work/outputs": itsJobs, "work/finish": itsJobs,
+	"work/claim": itsJobs, "work/ahead": itsJobs, "work/started": itsJobs, "work/renew": itsJobs, "work/gpudone": itsJobs, "work/outputs": itsJobs, "work/finish": itsJobs,
 	"work/requeue": itsJobs, "work/noroom": itsJobs, "work/hold": itsJobs, "work/secrets": itsJobs,
 	"blob": itsFiles, "hello": anyNodes, "view": anyNodes,
 }
@@ -508,7 +508,7 @@ func TestWorkersCannotSpeakForEachOther(t *testing.T) {
 		for v := range lead.server.Verbs() {
 			for _, l := range []jobs.Lease{held, taken} {
 				in := map[peer.Verb]any{
-					"work/claim": jobs.Claim{Worker: held.Worker}, "work/outputs": leased{l}, "work/requeue": leased{l}, "work/noroom": leased{l}, "work/hold": leased{l},
+					"work/claim": jobs.Claim{Worker: held.Worker}, "work/ahead": jobs.Claim{Worker: held.Worker}, "work/outputs": leased{l}, "work/requeue": leased{l}, "work/noroom": leased{l}, "work/hold": leased{l},
 					"work/finish": jobs.Finish{Lease: l, State: jobs.Failed, History: history}, "work/register": models.Worker{ID: held.Worker, Node: one.self.ID},
 					"enter": state.Node{Member: cluster.Member{ID: one.self.ID, Name: one.name}}, "tokens": l.Job, "leave": struct{}{},
 				}[v]

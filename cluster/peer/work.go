@@ -29,6 +29,7 @@ type Steward interface {
 // The verbs of workers.
 const (
 	verbClaim    Verb = "work/claim"
+	verbAhead    Verb = "work/ahead" // a claim of a worker that has jobs: a leader of before would take these back
 	verbStarted  Verb = "work/started"
 	verbRenew    Verb = "work/renew"
 	verbGpuDone  Verb = "work/gpudone"
@@ -86,7 +87,7 @@ type Work struct {
 // at calls the leader's steward: here for the one of this node, else over the wire.
 func (w Work) at(ctx context.Context, v Verb, in, out any, here func(ctx context.Context) error) error {
 	within := answerWithin
-	if v == verbClaim {
+	if v == verbClaim || v == verbAhead {
 		within += pollFor // it has no answer for long when there is no job
 	}
 	return w.Lead.doWithin(ctx, within, func(ctx context.Context, leader cluster.NodeID, self bool) error {
@@ -100,7 +101,11 @@ func (w Work) at(ctx context.Context, v Verb, in, out any, here func(ctx context
 // Claim waits for a job; after a while without one it returns an empty
 // assignment.
 func (w Work) Claim(ctx context.Context, c jobs.Claim) (a jobs.Assignment, err error) {
-	err = w.at(ctx, verbClaim, c, &a, func(ctx context.Context) error {
+	v := verbClaim
+	if len(c.Holds) > 0 {
+		v = verbAhead
+	}
+	err = w.at(ctx, v, c, &a, func(ctx context.Context) error {
 		a, err = w.Local.Claim(ctx, c)
 		return err
 	})
@@ -229,7 +234,7 @@ func ServeWork(s *Server, c WorkConfig) {
 		}
 		return nil
 	}
-	Handle(s, verbClaim, Workers, func(ctx context.Context, who Who, in jobs.Claim) (a jobs.Assignment, err error) {
+	claim := func(ctx context.Context, who Who, in jobs.Claim) (a jobs.Assignment, err error) {
 		in.Node = who.Node
 		if err := own(who, jobs.Lease{Worker: in.Worker}); err != nil {
 			return a, err
@@ -240,7 +245,9 @@ func ServeWork(s *Server, c WorkConfig) {
 			return jobs.Assignment{}, nil
 		}
 		return a, err
-	})
+	}
+	Handle(s, verbClaim, Workers, claim)
+	Handle(s, verbAhead, Workers, claim)
 	lease(s, verbStarted, own, c.Steward.Started)
 	lease(s, verbRenew, own, c.Steward.Renew)
 	lease(s, verbGpuDone, own, func(ctx context.Context, l jobs.Lease) (nothing, error) { return nothing{}, c.Steward.GpuDone(ctx, l) })

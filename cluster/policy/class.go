@@ -138,6 +138,18 @@ func Urgent(t *jobs.Table) (out []jobs.Job) {
 	return out
 }
 
+// ahead reports whether a job was given to a worker that still runs another.
+func ahead(t *jobs.Table, j *jobs.Job) (yes bool) {
+	if j.State != jobs.Assigned {
+		return false
+	}
+	t.Held(func(o *jobs.Job) bool {
+		yes = o.Worker == j.Worker && o.Started != 0 && o.GpuDone == 0
+		return !yes
+	})
+	return yes
+}
+
 // Victims are running jobs to stop so that the urgent ones that wait can begin:
 // for each of those one whose worker can run it and that loses least, not on a
 // worker that skip names. A worker that is idle or is being emptied (coming)
@@ -148,6 +160,7 @@ func Victims(v View, coming int, skip map[cluster.WorkerID]bool) (out []jobs.Job
 		return nil
 	}
 	active := v.Jobs.Active()
+	active = slices.DeleteFunc(active, func(j jobs.Job) bool { return ahead(v.Jobs, &j) })
 	slices.SortStableFunc(active, func(a, b jobs.Job) int { return int(max(b.Started, b.Assigned) - max(a.Started, a.Assigned)) })
 	coming += len(v.Idle)
 	for _, u := range urgent {

@@ -83,15 +83,23 @@ func (w *Worker) Aside() string {
 	return why
 }
 
-// HandBack gives the job that the worker has back to the queue, at its place and
-// at no charge to it. What only has to be stored may still be, for some seconds.
-// It does not wait.
+// HandBack gives what the worker has back to the queue, at its place and at no
+// charge to it. What only has to be stored may still be, for some seconds. It
+// does not wait.
 func (w *Worker) HandBack(reason string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.giveUp != nil {
-		w.giveUp(&givenUp{reason: reason})
+	for _, a := range w.attempts {
+		a.giveUp(&givenUp{reason: reason})
 	}
+}
+
+// Busy reports whether the worker has a job, be it that only its results are
+// still to be stored.
+func (w *Worker) Busy() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.attempts) > 0
 }
 
 // Free lets ComfyUI give its memory back. Models are loaded anew with the next job.

@@ -16,15 +16,28 @@ import (
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
-// attempt is one try at one job. Its methods are called by Run's goroutine but
-// for keep and what it calls.
+// attempt is one try at one job. Its methods are called by its own goroutine
+// (work) but for keep and what it calls, and where it is said.
 type attempt struct {
-	w     *Worker
-	row   jobs.Job
-	lease jobs.Lease
-	id    string // the prompt's id at ComfyUI: another for each attempt
-	undo  *undo
-	pace  *pacer
+	w       *Worker
+	row     jobs.Job
+	lease   jobs.Lease
+	id      string // the prompt's id at ComfyUI: another for each attempt
+	undo    *undo
+	pace    *pacer
+	link    *link             // on which it was prepared
+	windows map[string]string // Worker.windows of then
+	in      inbox
+
+	ctx     context.Context         // of work
+	giveUp  context.CancelCauseFunc // ends the work from outside
+	started chan struct{}           // closed when the queue knows that it runs
+	freed   func() error            // says, once, that the GPU is free of it; any goroutine may wait for that
+	sentOff chan struct{}           // closed when ComfyUI has it, or nothing more is to come
+	left    chan struct{}           // closed when nothing more is to come
+	holds   atomic.Bool             // it has the turn
+	done    atomic.Bool             // ComfyUI has said its last word
+	restart string                  // why ComfyUI is restarted after this job
 
 	req   *comfy.PromptRequest // as the user sent it
 	graph *comfy.Graph         // as ComfyUI gets it
@@ -49,6 +62,10 @@ type attempt struct {
 	placed  map[comfy.FileItem]place // files brought home
 	told    map[string]comfy.Message // by type: start, cached and ends, with the user's id
 	outputs comfy.Object             // by node, with the user's names
+
+	standing standing
+	first    []*attempt   // earlier ones of the same user, of which pages are told first
+	untold   []jobs.Event // waits for them
 }
 
 // place is where a file of ComfyUI's is now, for its user.
@@ -81,35 +98,40 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.failure.Message }
 
+// newAttempt is called by Run.
 func (w *Worker) newAttempt(as jobs.Assignment) *attempt {
 	id := uuid.NewString()
 	a := &attempt{
 		w: w, row: as.Row, lease: as.Lease, id: id, undo: newUndo(id), stopped: make(chan struct{}),
+		link: w.connection(), windows: w.windows, sentOff: make(chan struct{}), started: make(chan struct{}), left: make(chan struct{}),
 		req: &comfy.PromptRequest{}, shown: map[string]bool{}, keys: map[string]int{}, placed: map[comfy.FileItem]place{},
 		told: map[string]comfy.Message{},
 	}
-	a.pace = newPacer(w.say)
+	a.in = inbox{id: id, wake: make(chan struct{}, 1), over: a.lastHeard}
+	a.pace = newPacer(a.say)
+	a.freed = sync.OnceValue(a.free)
 	return a
 }
 
 // work does one job to its end, whatever that is.
-func (w *Worker) work(ctx context.Context, as jobs.Assignment) {
-	a := w.newAttempt(as)
+func (a *attempt) work(ctx context.Context) {
+	w := a.w
 	log := w.log.With("user", a.row.ID.User, "job", a.row.ID.Prompt, "attempt", a.id)
 	log.Info("job taken", "epoch", a.lease.Epoch)
-	w.note(func(s *Status) {
-		s.Phase, s.Job, s.NodeID, s.Value, s.Max = Staging, &a.row.ID, "", 0, 0
-	})
-	w.listen(true)
-	defer w.listen(false)
-	defer w.fallSilent()
 	jobCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w.hold(cancel)
-	defer w.hold(nil)
+	a.ctx, a.giveUp = jobCtx, cancel
+	w.enlist(a)
+	a.first = a.earlier(func(b *attempt) bool { return b.row.ID.User == a.row.ID.User })
+	defer a.leave()
 	var keeper sync.WaitGroup
 	keeper.Go(func() { a.keep(jobCtx, cancel) })
-	err := a.conclude(jobCtx, a.run(jobCtx))
+	err := a.run(jobCtx)
+	if err != nil && a.holds.Load() { // nothing more is asked for before it is known how ComfyUI is
+		w.upset.Store(true)
+		w.recheck()
+	}
+	err = a.conclude(jobCtx, err)
 	if err != nil && context.Cause(jobCtx) != nil && ctx.Err() == nil {
 		err = context.Cause(jobCtx) // what ended the work, not what failed of it
 	}
@@ -119,27 +141,62 @@ func (w *Worker) work(ctx context.Context, as jobs.Assignment) {
 		log.Warn("attempt ended without a result", "err", err)
 		a.letGo(ctx, err)
 	}
-	if why := w.restart; why != "" && w.cfg.Process != nil {
-		w.cfg.Process.Restart("ComfyUI is restarted: " + why) // what it knew of the job is read by now
+	if a.restart != "" && w.cfg.Process != nil {
+		w.endProcess("ComfyUI is restarted: " + a.restart) // what it knew of the job is read by now
 	} else {
 		a.vacate(ctx)
 	}
-	w.restart = ""
 }
 
-// hold notes how the work on the present job is ended from outside.
-func (w *Worker) hold(giveUp context.CancelCauseFunc) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.giveUp = giveUp
-}
-
-// listen opens or closes the way for a job's events.
-func (w *Worker) listen(on bool) {
-	w.listening = on
-	if w.link != nil {
-		w.link.in.listen(on)
+// leave lets others go on.
+func (a *attempt) leave() {
+	again := false
+	if a.holds.Load() {
+		again = !a.w.probed
+		a.w.upset.Store(false)
 	}
+	a.w.deafen(&a.in)
+	a.sendOff()
+	a.handOver()
+	close(a.left)
+	a.w.delist(a)
+	if again {
+		a.w.recheck()
+	}
+}
+
+// sendOff says that Run may ask for more.
+func (a *attempt) sendOff() {
+	if !closed(a.sentOff) {
+		close(a.sentOff)
+	}
+}
+
+// closed is for channels that one goroutine closes, its own.
+func closed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// lastHeard notes that ComfyUI is done with the job. After one that went well the
+// next is sent at once, whatever is still to be brought home. The socket's
+// reader calls it.
+func (a *attempt) lastHeard(well bool) {
+	a.done.Store(true)
+	if well {
+		a.handOver()
+		go func() { _ = a.freed() }() // report hears of what it comes to
+	}
+}
+
+// endProcess restarts ComfyUI; what waits for it is not sent to the old one.
+func (w *Worker) endProcess(why string) {
+	w.connection().doomed.Store(true)
+	w.cfg.Process.Restart(why)
 }
 
 // run works until the job is reported; nil means that it is.
@@ -155,10 +212,23 @@ func (a *attempt) run(ctx context.Context) error {
 	if a.stopping() {
 		return errStopped
 	}
-	if a.w.link.dead() {
+	if err := a.queueUp(ctx); err != nil {
+		return err
+	}
+	a.holds.Store(true)
+	a.show(Staging)
+	l := a.w.connection()
+	if l.dead() || l.doomed.Load() {
 		// Nobody would hear the prompt's events.
 		return &givenUp{reason: "ComfyUI stopped before it was sent this job"}
 	}
+	if l != a.link { // what was uploaded may be gone
+		a.link = l
+		if body, err = a.prepare(ctx); err != nil {
+			return err
+		}
+	}
+	a.w.listen(&a.in)
 	a.busy.Store(false)
 	if err := a.follow(ctx, body); err != nil {
 		return err

@@ -19,18 +19,8 @@ import (
 // report ends a job that ComfyUI is done with: what is not home yet is brought,
 // and history says how it went.
 func (a *attempt) report(ctx context.Context) error {
-	a.w.note(func(s *Status) { s.Phase, s.NodeID, s.Value, s.Max = Storing, "", 0, 0 })
-	err := a.w.insist(ctx, func(ctx context.Context) error { return a.w.cfg.Queue.GpuDone(ctx, a.lease) })
-	if errors.Is(err, errLost) {
-		// Taken back while the queue was out of reach: the result still counts if no
-		// other worker has begun.
-		if v, verr := a.w.cfg.Queue.Renew(ctx, a.lease); verr == nil && v == jobs.Go {
-			err = nil
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("say that the GPU is free: %w", err)
-	}
+	a.note(func(s *Status) { s.Phase, s.NodeID, s.Value, s.Max = Storing, "", 0, 0 })
+	go func() { _ = a.freed() }()
 	past, err := a.past(ctx)
 	if err != nil {
 		return err
@@ -39,6 +29,9 @@ func (a *attempt) report(ctx context.Context) error {
 		if err := a.complete(ctx, past); err != nil {
 			return err
 		}
+	}
+	if err := a.freed(); err != nil {
+		return fmt.Errorf("say that the GPU is free: %w", err)
 	}
 	for item, p := range a.placed {
 		if !a.kept(ctx, p.ref) {
@@ -53,6 +46,24 @@ func (a *attempt) report(ctx context.Context) error {
 		}
 	}
 	return a.finish(ctx, end, past)
+}
+
+// free says that the GPU is free of the job, after it was said that it runs.
+func (a *attempt) free() error {
+	ctx, cancel := linger(a.ctx, a.w.cfg.Patience.Bye)
+	defer cancel()
+	if err := until(ctx, a.started); err != nil {
+		return err
+	}
+	err := a.w.insist(ctx, func(ctx context.Context) error { return a.w.cfg.Queue.GpuDone(ctx, a.lease) })
+	if errors.Is(err, errLost) {
+		// Taken back while the queue was out of reach: the result still counts if no
+		// other worker has begun.
+		if v, verr := a.w.cfg.Queue.Renew(ctx, a.lease); verr == nil && v == jobs.Go {
+			return nil
+		}
+	}
+	return err
 }
 
 // past reads the prompt's history. ComfyUI writes it before its last message,
@@ -241,6 +252,15 @@ func (a *attempt) finish(ctx context.Context, e ending, past *comfy.HistoryEntry
 	}
 	s := comfy.SummarizeOutputs(a.outputs)
 	f := jobs.Finish{Lease: a.lease, State: e.state, Failure: e.failure, History: ref, Outputs: int64(s.Count), Previewable: int64(s.Previewable), Preview: bounded(s.Preview)}
+	for _, before := range a.first {
+		if !a.begun {
+			break // of this one pages are told nothing
+		}
+		if err := until(ctx, before.left); err != nil {
+			return err
+		}
+	}
+	a.mayTell()
 	// A gateway tells the end when it sees the row: it must have all before it.
 	flush, cancel := context.WithTimeout(ctx, flushWithin)
 	a.w.cfg.Flush(flush)

@@ -40,6 +40,7 @@ func (a *attempt) follow(ctx context.Context, body json.RawMessage) error {
 	a.spoke = time.Now()
 	v.spawn = func(f func()) { wg.Go(f) }
 	v.post(aside)
+	a.sendOff()
 	for !a.over {
 		if err := v.step(ctx, aside); err != nil {
 			return err
@@ -55,13 +56,17 @@ func (v *vigil) step(ctx, aside context.Context) error {
 	if v.grace != nil {
 		stopped = nil // it is known
 	}
+	lost := v.w.connection().lost
+	if !v.holds.Load() {
+		lost = nil // all that is to come has come
+	}
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-v.w.link.in.wake:
+	case <-v.in.wake:
 		return v.events(ctx)
-	case <-v.w.link.lost:
-		if err := v.events(ctx); err != nil || v.over {
+	case <-lost:
+		if err := v.events(ctx); err != nil || v.over || v.done.Load() {
 			return err
 		}
 		return v.reconnect(ctx)
@@ -69,6 +74,8 @@ func (v *vigil) step(ctx, aside context.Context) error {
 		return v.answered(ctx, aside, err)
 	case <-v.pace.due.C:
 		v.pace.fire()
+	case <-v.toldFirst():
+		v.mayTell()
 	case <-stopped:
 		v.grace = time.After(v.w.cfg.Patience.Stop)
 		v.interrupt()
@@ -98,7 +105,7 @@ func (v *vigil) patience() time.Duration {
 
 // events handles what has come in.
 func (v *vigil) events(ctx context.Context) error {
-	for _, e := range v.w.link.in.take() {
+	for _, e := range v.in.take() {
 		if err := v.event(ctx, e); err != nil {
 			return err
 		}
@@ -282,7 +289,7 @@ func (v *vigil) found(ctx context.Context, where whereabouts) error {
 // connection.
 func (v *vigil) reconnect(ctx context.Context) error {
 	v.w.log.Warn("the connection to ComfyUI is lost while it has a job", "user", v.row.ID.User, "job", v.row.ID.Prompt)
-	v.w.note(func(s *Status) { s.Connected, s.Problem = false, "The connection to ComfyUI was lost; trying again." })
+	v.note(func(s *Status) { s.Connected, s.Problem = false, "The connection to ComfyUI was lost; trying again." })
 	limit, cancel := context.WithTimeout(ctx, v.w.cfg.Patience.Lost)
 	defer cancel()
 	pause := v.w.backoff()
@@ -299,7 +306,7 @@ func (v *vigil) reconnect(ctx context.Context) error {
 		if err == nil {
 			var where whereabouts
 			if where, err = v.locate(limit); err == nil {
-				v.w.note(func(s *Status) { s.Problem = "" })
+				v.note(func(s *Status) { s.Problem = "" })
 				return v.resumed(ctx, where)
 			}
 		}

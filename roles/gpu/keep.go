@@ -61,7 +61,7 @@ func (a *attempt) judge(v jobs.Verdict, err error, lost context.CancelCauseFunc)
 }
 
 func (a *attempt) evidence(ctx context.Context) bool {
-	if a.busy.Load() || a.heard.Swap(false) {
+	if a.busy.Load() || a.done.Load() || a.heard.Swap(false) {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -73,7 +73,7 @@ func (a *attempt) evidence(ctx context.Context) bool {
 // interrupt stops the job at ComfyUI, whether it runs or waits there. It also
 // works when this node is being stopped.
 func (a *attempt) interrupt() {
-	if !a.sent || a.over {
+	if !a.sent || a.over || a.done.Load() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -90,7 +90,7 @@ func (a *attempt) interrupt() {
 func (a *attempt) vacate(ctx context.Context) {
 	pause := a.w.backoff()
 	began := time.Now()
-	for a.sent && !a.over && ctx.Err() == nil && a.w.link != nil && !a.w.link.dead() {
+	for a.sent && !a.over && !a.done.Load() && ctx.Err() == nil && !a.w.connection().dead() {
 		where, err := a.locate(ctx)
 		if err == nil && where != waits && where != runs {
 			break
@@ -98,17 +98,17 @@ func (a *attempt) vacate(ctx context.Context) {
 		if err == nil {
 			if p := a.w.cfg.Process; p != nil && (a.deaf || time.Since(began) > a.w.cfg.Patience.Stop) {
 				// The next step of the ladder: SIGTERM, then SIGKILL.
-				p.Restart("ComfyUI is restarted: it did not stop a job of " + string(a.row.ID.User))
+				a.w.endProcess("ComfyUI is restarted: it did not stop a job of " + string(a.row.ID.User))
 				break
 			}
-			a.w.note(func(s *Status) {
+			a.note(func(s *Status) {
 				s.Phase, s.Problem = Waiting, "ComfyUI still runs a job that was stopped. If this lasts, restart ComfyUI."
 			})
 			a.interrupt()
 		}
 		pause.wait(ctx)
 	}
-	if a.sent && a.w.link != nil && !a.w.link.dead() {
+	if a.sent && !a.w.connection().dead() {
 		a.forget(ctx)
 	}
 }

@@ -3,20 +3,25 @@ package gpu
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
-// link is one connection to ComfyUI: its socket, what has come in and is not
-// handled yet, and what was uploaded since it stands.
+// link is one connection to ComfyUI: its socket, who hears of what comes in, and
+// what was uploaded since it stands.
 type link struct {
 	socket   *comfy.Socket
-	in       inbox
 	lost     chan struct{} // closed by the reader when the socket has failed
 	reader   sync.WaitGroup
-	uploaded map[string]string // folder and name -> how a graph names it; Run's goroutine only
+	doomed   atomic.Bool       // the process at the other end is about to be ended
+	uploaded map[string]string // folder and name -> how a graph names it; for the one attempt that is prepared
+
+	mu    sync.Mutex
+	boxes []*inbox // of the jobs that ComfyUI has or had, the newest last
 }
 
 // dialTimeout bounds one try: a ComfyUI that loads a model can take long to answer.
@@ -36,12 +41,17 @@ func (w *Worker) dial(ctx context.Context) error {
 		return err
 	}
 	l := &link{socket: socket, lost: make(chan struct{}), uploaded: map[string]string{}}
-	l.in.wake, l.in.open = make(chan struct{}, 1), w.listening
-	l.reader.Go(l.read)
 	if w.cfg.Process != nil {
 		w.run = w.cfg.Process.Generation()
 	}
-	w.link, w.probed = l, false
+	w.probed = false
+	w.mu.Lock()
+	w.link = l
+	if w.inbox != nil {
+		l.boxes = []*inbox{w.inbox}
+	}
+	w.mu.Unlock()
+	l.reader.Go(l.read)
 	w.note(func(s *Status) { s.Connected = true })
 	w.log.Info("connected to ComfyUI", "url", w.client.URL())
 	return nil
@@ -55,14 +65,17 @@ func (w *Worker) replaced() bool {
 
 // hangUp ends the connection, if there is one.
 func (w *Worker) hangUp() {
-	if w.link == nil {
+	w.mu.Lock()
+	l := w.link
+	w.link = nil
+	w.mu.Unlock()
+	if l == nil {
 		return
 	}
-	if err := w.link.socket.Close(); err != nil {
+	if err := l.socket.Close(); err != nil {
 		w.log.Debug("closing the socket", "err", err)
 	}
-	w.link.reader.Wait()
-	w.link = nil
+	l.reader.Wait()
 	w.note(func(s *Status) { s.Connected = false })
 }
 
@@ -83,15 +96,67 @@ func (l *link) read() {
 		if err != nil {
 			return
 		}
-		l.in.put(e)
+		l.deliver(e)
+	}
+}
+
+// deliver gives an event to the job that it names; one that names none is the
+// newest job's. What is about others is passed over.
+func (l *link) deliver(e comfy.Event) {
+	var id string
+	var named bool
+	if e.Frame != nil {
+		id, named = e.Frame.PromptID()
+	} else {
+		id, named = e.Message.PromptID()
+	}
+	l.mu.Lock()
+	var to *inbox
+	for _, b := range l.boxes {
+		if !named || b.id == id {
+			to = b
+		}
+	}
+	l.mu.Unlock()
+	if to != nil {
+		to.put(e)
+	}
+}
+
+// listen opens the way for a job's events, on this connection and on the next.
+func (w *Worker) listen(b *inbox) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.inbox = b
+	if l := w.link; l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.boxes = append(l.boxes, b)
+	}
+}
+
+// deafen closes it.
+func (w *Worker) deafen(b *inbox) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.inbox == b {
+		w.inbox = nil
+	}
+	if l := w.link; l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.boxes = slices.DeleteFunc(l.boxes, func(c *inbox) bool { return c == b })
 	}
 }
 
 // inbox keeps events for a job until they are handled. It takes all, so that a
 // slow fetch of a result never holds up ComfyUI's own sending.
 type inbox struct {
+	id   string          // of the prompt at ComfyUI
+	over func(well bool) // called at its last word
+
 	mu   sync.Mutex
-	open bool // a job is there to take events
+	well bool // it said that the job went well
 	list []comfy.Event
 	wake chan struct{} // one token when list is not empty
 }
@@ -100,16 +165,28 @@ type inbox struct {
 const crowded = 64
 
 func (b *inbox) put(e comfy.Event) {
+	if ends, well := b.add(e); ends {
+		b.over(well)
+	}
+}
+
+func (b *inbox) add(e comfy.Event) (ends, well bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.open || len(b.list) >= crowded && e.Frame != nil && e.Frame.Preview() {
-		return
+	if len(b.list) >= crowded && e.Frame != nil && e.Frame.Preview() {
+		return false, false
 	}
 	b.list = append(b.list, e)
 	select {
 	case b.wake <- struct{}{}:
 	default:
 	}
+	if e.Message == nil {
+		return false, false
+	}
+	b.well = b.well || e.Message.Type == comfy.TypeExecutionSuccess
+	id, named := e.Message.PromptID()
+	return named && id == b.id && e.Message.Ends(), b.well
 }
 
 // take empties the inbox.
@@ -119,13 +196,6 @@ func (b *inbox) take() []comfy.Event {
 	out := b.list
 	b.list = nil
 	return out
-}
-
-// listen opens or closes the inbox; closing forgets what is in it.
-func (b *inbox) listen(on bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.open, b.list = on, nil
 }
 
 // systemStats asks how ComfyUI is and notes it.

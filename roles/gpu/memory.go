@@ -29,7 +29,7 @@ func (a *attempt) elsewhere(ctx context.Context) (bool, error) {
 		w.log.Warn("after a job that ran out of memory", "err", err)
 	}
 	cancel()
-	w.suspect()
+	a.restart = w.suspect()
 	var moved bool
 	err := w.insist(ctx, func(ctx context.Context) (err error) {
 		moved, err = w.cfg.Queue.OutOfMemory(ctx, a.lease, m)
@@ -45,20 +45,26 @@ func (a *attempt) elsewhere(ctx context.Context) (bool, error) {
 }
 
 // suspect counts jobs that ran out of memory: several in a short time mean that
-// ComfyUI holds on to memory, or that something else does.
-func (w *Worker) suspect() {
+// ComfyUI holds on to memory, or that something else does. It returns why
+// ComfyUI is to be restarted, or "".
+func (w *Worker) suspect() string {
 	now := time.Now()
+	w.mu.Lock()
 	w.ooms = append(w.ooms, now)
 	for len(w.ooms) > 0 && now.Sub(w.ooms[0]) > oomWithin {
 		w.ooms = w.ooms[1:]
 	}
-	if len(w.ooms) < oomLimit {
-		return
+	few := len(w.ooms) < oomLimit
+	if !few {
+		w.ooms = nil
 	}
-	w.ooms = nil
+	w.mu.Unlock()
+	if few {
+		return ""
+	}
 	why := fmt.Sprintf("%d jobs ran out of GPU memory here within %d minutes.", oomLimit, int(oomWithin.Minutes()))
 	w.StandAside(Quarantine, why+" See what else uses the GPU, then let it go on: comfyume-agent worker release "+string(w.cfg.ID))
-	w.restart = why
+	return why
 }
 
 // tooLarge is the end of a job for which no GPU has enough memory.

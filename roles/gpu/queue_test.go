@@ -249,7 +249,14 @@ func (q *queue) told(id jobs.ID, typ string) []jobs.Event {
 	return out
 }
 
-// said lists the verbs but for renewals.
+// said lists the verbs but for renewals. That the GPU is free may be said before
+// or after the last results are entered: afterwards, here.
 func (q *queue) said() []string {
-	return slices.DeleteFunc(q.log(), func(v string) bool { return v == "renew" })
+	out := slices.DeleteFunc(q.log(), func(v string) bool { return v == "renew" })
+	for i := 1; i < len(out); i++ {
+		if out[i-1] == "gpudone" && out[i] == "outputs" {
+			out[i-1], out[i] = out[i], out[i-1]
+		}
+	}
+	return out
 }

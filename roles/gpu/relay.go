@@ -78,7 +78,7 @@ func (a *attempt) message(ctx context.Context, m comfy.Message) error {
 	case comfy.TypeProgress:
 		var p comfy.ProgressData
 		if m.Decode(&p) == nil {
-			a.w.note(func(s *Status) { s.NodeID, s.Value, s.Max = p.Node, p.Value, p.Max })
+			a.note(func(s *Status) { s.NodeID, s.Value, s.Max = p.Node, p.Value, p.Max })
 		}
 		a.thin(progressLane, m)
 	case comfy.TypeProgressState:
@@ -119,7 +119,8 @@ func (a *attempt) begin(ctx context.Context, m comfy.Message) error {
 		return err
 	}
 	a.begun = true
-	a.w.note(func(s *Status) { s.Phase = Running })
+	close(a.started)
+	a.note(func(s *Status) { s.Phase = Running })
 	a.publish(m, false)
 	return nil
 }
@@ -145,7 +146,7 @@ func (a *attempt) own(m comfy.Message) (comfy.Message, bool) {
 func (a *attempt) publish(m comfy.Message, droppable bool) {
 	if e, ok := a.textEvent(m, droppable); ok {
 		a.pace.release()
-		a.w.say(e)
+		a.say(e)
 	}
 }
 
@@ -180,7 +181,7 @@ func (a *attempt) executing(m comfy.Message) {
 		}
 	}
 	a.ran = append(a.ran, *e.Node)
-	a.w.note(func(s *Status) { s.NodeID, s.Value, s.Max = *e.Node, 0, 0 })
+	a.note(func(s *Status) { s.NodeID, s.Value, s.Max = *e.Node, 0, 0 })
 }
 
 // saver is the class whose results are frames: each of them counts.
@@ -204,7 +205,7 @@ func (a *attempt) frame(f comfy.Frame) {
 		return
 	}
 	a.pace.release()
-	a.w.say(e)
+	a.say(e)
 }
 
 // executed brings a node's files home, then tells of them.

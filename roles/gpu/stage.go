@@ -24,6 +24,7 @@ var errNoSecrets = errors.New("the user's tokens are gone")
 // prepare brings everything to ComfyUI that the job needs and makes the body of
 // its prompt.
 func (a *attempt) prepare(ctx context.Context) (json.RawMessage, error) {
+	a.undo = newUndo(a.id)
 	req, err := comfy.UnpackRequest(a.row.Body)
 	if err != nil {
 		return nil, unusable(err)
@@ -181,10 +182,7 @@ func (a *attempt) bringThere(ctx context.Context, in jobs.Input, folder, name st
 
 // upload brings a file there unless this connection has done so before.
 func (a *attempt) upload(ctx context.Context, in jobs.Input, folder, name string) (string, error) {
-	done := map[string]string{}
-	if a.w.link != nil {
-		done = a.w.link.uploaded
-	}
+	done := a.link.uploaded
 	key := folder + "/" + name
 	if value, ok := done[key]; ok {
 		return value, nil
@@ -253,11 +251,11 @@ func safeName(name string) string {
 
 // localNames gives models the names that a ComfyUI on Windows has for them.
 func (a *attempt) localNames() error {
-	if len(a.w.windows) == 0 {
+	if len(a.windows) == 0 {
 		return nil
 	}
 	return a.graph.Strings(func(_ *comfy.Node, _, value string) (string, error) {
-		local, ok := a.w.windows[value]
+		local, ok := a.windows[value]
 		if !ok {
 			return value, nil
 		}

@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/ahelme/comfyume/cluster/jobs"
@@ -14,9 +15,11 @@ type standing struct {
 	recap comfy.Recap
 }
 
-// say hands an event on to the pages.
-func (w *Worker) say(e jobs.Event) {
-	s := &w.standing
+// say hands an event on to the pages. A page is told of one job after the other,
+// as by a ComfyUI: while an earlier one of the same user is on its way home, what
+// must not be lost waits.
+func (a *attempt) say(e jobs.Event) {
+	s := &a.standing
 	s.mu.Lock()
 	s.last = e
 	switch {
@@ -26,23 +29,53 @@ func (w *Worker) say(e jobs.Event) {
 		s.recap.Add(comfy.Said{Type: comfy.TypePreview, Raw: e.Binary})
 	}
 	s.mu.Unlock()
-	w.cfg.Publish(e)
+	switch {
+	case a.mayTell():
+		a.w.cfg.Publish(e)
+	case !e.Droppable:
+		a.untold = append(a.untold, e)
+	}
 }
 
-// fallSilent forgets a job that is over here.
-func (w *Worker) fallSilent() {
-	w.standing.mu.Lock()
-	defer w.standing.mu.Unlock()
-	w.standing.last, w.standing.recap = jobs.Event{}, comfy.Recap{}
+// mayTell reports whether it is this job's turn to be told of, and tells what
+// has waited for that.
+func (a *attempt) mayTell() bool {
+	for len(a.first) > 0 {
+		if !closed(a.first[0].left) {
+			return false
+		}
+		a.first = a.first[1:]
+	}
+	for _, e := range a.untold {
+		a.w.cfg.Publish(e)
+	}
+	a.untold = nil
+	return true
 }
 
-// Standing is what a page must hear that comes in the middle of the job that
-// runs, in this order. It may be called at any time.
-func (w *Worker) Standing() []jobs.Event {
-	s := &w.standing
+// toldFirst is closed when mayTell may have become true; nil when it is.
+func (a *attempt) toldFirst() <-chan struct{} {
+	if len(a.first) == 0 {
+		return nil
+	}
+	return a.first[0].left
+}
+
+// Standing is what a page must hear that comes in the middle of what the worker
+// does, in this order. It may be called at any time.
+func (w *Worker) Standing() (out []jobs.Event) {
+	w.mu.Lock()
+	all := slices.Clone(w.attempts)
+	w.mu.Unlock()
+	for _, a := range all {
+		out = append(out, a.standing.all()...)
+	}
+	return out
+}
+
+func (s *standing) all() (out []jobs.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []jobs.Event
 	for _, said := range s.recap.All() {
 		e := jobs.Event{Job: s.last.Job, ClientID: s.last.ClientID, Epoch: s.last.Epoch, Index: s.last.Index, Type: said.Type}
 		if said.Binary() {

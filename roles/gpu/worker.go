@@ -11,7 +11,9 @@
 //	                                                  |
 //	     keep.go renews and hears of cancels      finish.go -> Queue.Finish
 //
-// One goroutine (Run) works; link.go reads the socket and keep.go renews beside it.
+// Run claims; each job is a goroutine of its own. Who has the turn (turn.go) has
+// ComfyUI: the next job is brought meanwhile and sent when ComfyUI is done with
+// the one before, whose results may still be on their way home.
 package gpu
 
 import (
@@ -20,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
@@ -144,25 +147,27 @@ type Worker struct {
 	log    *slog.Logger
 	client *comfy.Client
 
-	// Used by Run's goroutine only.
-	link     *link
-	classes  map[string]bool
-	windows  map[string]string // names with slashes -> as this ComfyUI lists them
+	turn  chan struct{} // room for one: whoever has put it in has ComfyUI
+	upset atomic.Bool   // what has the turn came to nothing, and is being ended
+
+	// Used by whoever has the turn.
+	classes  map[string]bool   // Run alone writes it, and reads it without the turn
+	windows  map[string]string // likewise: names with slashes -> as this ComfyUI lists them
 	mirrored *mirrored         // what pages may ask of models and custom nodes
 	probed   bool              // what classes says is of this connection
 	run      int               // generation of the process at the other end, 0 = not ours
 	known    string            // digest of what was last registered
-	// listening says that a job takes events, on this connection and on the next.
-	listening bool
+	inbox    *inbox            // of the job that has the turn, on this connection and on the next
 
-	mu     sync.Mutex
-	status Status
-	giveUp context.CancelCauseFunc // ends the work on the job that is held; nil when none is
+	mu       sync.Mutex
+	link     *link // changed by whoever has the turn
+	status   Status
+	attempts []*attempt              // what is held, oldest first
+	shown    *attempt                // whose doings the status tells
+	reclaim  context.CancelCauseFunc // withdraws the claim that waits, nil without one
+	ooms     []time.Time             // when jobs ran out of memory
 
-	aside    aside
-	ooms     []time.Time // when jobs ran out of memory; Run's goroutine only
-	restart  string      // why ComfyUI is restarted after the present job; Run's goroutine only
-	standing standing
+	aside aside
 }
 
 // New checks the configuration; it makes no call.
@@ -197,7 +202,7 @@ func New(cfg Config) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start a GPU worker: %w", err)
 	}
-	w := &Worker{cfg: cfg, log: log, client: client}
+	w := &Worker{cfg: cfg, log: log, client: client, turn: make(chan struct{}, 1)}
 	w.status = Status{Phase: Waiting, Since: time.Now()}
 	return w, nil
 }
@@ -222,10 +227,12 @@ func (p *Patience) fill() {
 	}
 }
 
-// Run works until ctx ends, whatever becomes of ComfyUI. A job that is held
-// then is given back.
+// Run works until ctx ends, whatever becomes of ComfyUI. What is held then is
+// given back.
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.hangUp()
+	var working sync.WaitGroup
+	defer working.Wait()
 	pause := w.backoff()
 	for ctx.Err() == nil {
 		if err := w.ready(ctx); err != nil {
@@ -236,7 +243,6 @@ func (w *Worker) Run(ctx context.Context) error {
 			continue
 		}
 		if why, changed := w.aside.reason(); why != "" {
-			w.note(func(s *Status) { s.Phase, s.Problem = Aside, why })
 			w.wait(ctx, changed)
 			continue
 		}
@@ -248,7 +254,12 @@ func (w *Worker) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil && err != nil, errors.Is(err, errAgain), errors.Is(err, errAside):
 		case err == nil && a.Row.ID.Prompt != "":
-			w.work(ctx, a)
+			job := w.newAttempt(a)
+			working.Go(func() { job.work(ctx) })
+			<-job.sentOff // one job is brought at a time
+		case err != nil && w.Busy(): // it matters only when the GPU is free
+			w.log.Debug("asking for work ahead", "err", err)
+			w.idle(ctx, pause)
 		case err != nil:
 			w.log.Debug("asking for work", "err", err)
 			w.trouble(err)
@@ -262,9 +273,21 @@ func (w *Worker) Run(ctx context.Context) error {
 // capabilities are due.
 var errAgain = errors.New("look after ComfyUI first")
 
-// ready connects and probes as far as it is needed.
+// ready connects and probes as far as it is needed, when no job has ComfyUI. A
+// job that has it and lost the connection, or came to nothing, is waited for.
 func (w *Worker) ready(ctx context.Context) error {
-	if w.link == nil || w.link.dead() {
+	if !w.take() {
+		if !w.connection().dead() && !w.upset.Load() {
+			return nil
+		}
+		select {
+		case w.turn <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	defer w.pass()
+	if w.connection().dead() {
 		w.note(func(s *Status) { s.Phase, s.Job = Waiting, nil })
 		if err := w.dial(ctx); err != nil {
 			w.trouble(err)
@@ -280,8 +303,8 @@ func (w *Worker) ready(ctx context.Context) error {
 	}
 	w.note(func(s *Status) {
 		s.Job, s.NodeID, s.Value, s.Max = nil, "", 0, 0
-		if why, _ := w.aside.reason(); why == "" {
-			s.Phase, s.Problem = Idle, ""
+		if s.Phase, s.Problem = Idle, ""; w.Aside() != "" {
+			s.Phase, s.Problem = Aside, w.Aside()
 		}
 	})
 	return nil
@@ -296,21 +319,22 @@ func (w *Worker) claim(ctx context.Context) (jobs.Assignment, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.cfg.Patience.Refresh, errAgain)
 	defer cancel()
 	ctx, lost := context.WithCancelCause(ctx)
+	defer lost(nil)
+	defer w.withdrawable(lost)()
 	stop := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
-		case <-w.link.lost:
+		case <-w.connection().lost:
 			lost(errAgain)
 		case <-changed:
 			lost(errAside)
 		case <-stop:
 		}
 	})
-	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes, Memory: w.memory()})
+	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes, Memory: w.memory(), Holds: w.holds()})
 	close(stop)
 	watch.Wait()
-	defer lost(nil)
 	if err == nil {
 		return a, nil
 	}
@@ -318,7 +342,10 @@ func (w *Worker) claim(ctx context.Context) (jobs.Assignment, error) {
 	case errors.Is(cause, errAside):
 		return jobs.Assignment{}, errAside
 	case errors.Is(cause, errAgain):
-		w.probed = false
+		if w.take() { // else a job has ComfyUI, and whoever follows it looks
+			w.probed = false
+			w.pass()
+		}
 		return jobs.Assignment{}, errAgain
 	}
 	return jobs.Assignment{}, fmt.Errorf("claim: %w", err)

@@ -101,31 +101,23 @@ func (s *Steward) drop(c *claim) {
 	}
 }
 
-// idle returns the claims that may be given a job, longest wait first. One whose
-// worker still holds a job in the table may not: that job is taken back first.
-// The lock is held.
-func (s *Steward) idle(held holders) []*claim {
-	var out []*claim
+// asking returns the claims that may be given a job, longest wait first: those
+// whose workers could begin at once, and those that ask ahead of the end of what
+// they run. One whose worker holds a job that it does not know of is in neither:
+// that job is taken back first. The lock is held.
+func (s *Steward) asking(held holders, near func(*jobs.Job) bool) (idle, soon []*claim) {
 	for _, c := range s.claims {
-		if !c.inFlight && !held.has(c.Worker) {
-			out = append(out, c)
+		if c.inFlight {
+			continue
+		}
+		switch held.stands(c, near) {
+		case free:
+			idle = append(idle, c)
+		case nearly:
+			soon = append(soon, c)
 		}
 	}
-	return out
-}
-
-// holders are the workers that hold a job, and which one.
-type holders map[cluster.WorkerID]jobs.ID
-
-func holding(t *jobs.Table) holders {
-	out := holders{}
-	t.Held(func(j *jobs.Job) bool { out[j.Worker] = j.ID; return true })
-	return out
-}
-
-func (h holders) has(w cluster.WorkerID) bool {
-	_, ok := h[w]
-	return ok
+	return idle, soon
 }
 
 // dispatch gives waiting jobs to waiting workers: one entry for all of them. It
@@ -133,10 +125,7 @@ func (h holders) has(w cluster.WorkerID) bool {
 func (s *Steward) dispatch(ctx context.Context) {
 	if grants := s.decide(); len(grants) > 0 {
 		s.committing.Add(1)
-		s.commits.Go(func() {
-			defer s.committing.Add(-1)
-			s.commit(ctx, grants)
-		})
+		s.commits.Go(func() { s.commit(ctx, grants) })
 	}
 }
 
@@ -151,6 +140,7 @@ func (s *Steward) commit(ctx context.Context, grants []grant) {
 	if _, err := s.propose.Propose(ctx, cmds...); err != nil {
 		s.log.Warn("an assignment was not accepted", "jobs", len(grants), "code", cluster.CodeOf(err), "err", err)
 	}
+	s.committing.Add(-1)
 	// The error speaks of the last command only; the table speaks of each.
 	for _, g := range grants {
 		s.settle(g)
@@ -165,7 +155,7 @@ func (s *Steward) decide() []grant {
 	var grants []grant
 	s.jobs.Jobs(func(t *jobs.Table) {
 		view, byWorker := s.view(t, rules)
-		if len(view.Idle) == 0 {
+		if len(byWorker) == 0 {
 			return
 		}
 		d := policy.Decide(view)
@@ -188,11 +178,16 @@ func (s *Steward) view(t *jobs.Table, rules Rules) (policy.View, map[cluster.Wor
 		}
 	}
 	byWorker := map[cluster.WorkerID]*claim{}
-	for _, c := range s.idle(held) {
+	idle, soon := s.asking(held, v.NearlyDone)
+	for _, c := range idle {
 		v.Idle = append(v.Idle, c.Claim)
 		byWorker[c.Worker] = c
 	}
-	if len(v.Idle) > 0 {
+	for _, c := range soon {
+		v.Soon = append(v.Soon, c.Claim)
+		byWorker[c.Worker] = c
+	}
+	if len(byWorker) > 0 {
 		v.Busy = s.busy(held)
 	}
 	return v, byWorker

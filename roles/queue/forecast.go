@@ -28,7 +28,7 @@ func (s *Steward) Forecast() *policy.Forecast {
 	s.jobs.Jobs(func(t *jobs.Table) {
 		v, byWorker := s.view(t, rules)
 		v.Coming = nil // to those who read it, a job waits until its worker is in the table
-		if len(v.Idle) == 0 {
+		if len(byWorker) == 0 {
 			v.Busy = s.busy(holding(t))
 		}
 		// A worker whose claim is just being answered asks and is not idle.

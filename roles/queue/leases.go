@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
@@ -34,17 +35,19 @@ func (s *Steward) overdue() []recall {
 		grace += amnesty
 		clear(s.clocks)
 	}
-	claiming := map[cluster.WorkerID]bool{}
+	claiming := map[cluster.WorkerID]*claim{}
 	for _, c := range s.claims {
-		claiming[c.Worker] = claiming[c.Worker] || !c.inFlight
+		if !c.inFlight {
+			claiming[c.Worker] = c
+		}
 	}
 	next := make(map[jobs.ID]clock, len(s.clocks))
 	lost := map[jobs.Lease]string{} // kept until it is done: the next pass tries again
-	held := holders{}
+	held := map[cluster.WorkerID]bool{}
 	var out []recall
 	for _, h := range s.held() {
 		l := h.lease
-		held[l.Worker] = l.Job
+		held[l.Worker] = true
 		c, ok := s.clocks[l.Job]
 		if !ok || c.lease != l {
 			c = clock{lease: l, until: now.Add(grace)}
@@ -54,7 +57,7 @@ func (s *Steward) overdue() []recall {
 		switch {
 		case gone:
 			lost[l] = reason
-		case claiming[l.Worker]:
+		case claiming[l.Worker] != nil && !slices.Contains(claiming[l.Worker].Holds, l):
 			reason = "its worker was restarted"
 		case !now.Before(c.until):
 			reason = "its worker stopped answering"

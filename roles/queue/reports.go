@@ -112,6 +112,8 @@ func (s *Steward) Renew(_ context.Context, l jobs.Lease) (jobs.Verdict, error) {
 		// The lease is newer than the table here: a new leader that has not applied
 		// everything yet. The worker must not lose its job for that.
 		return "", cluster.Errorf(cluster.Unavailable, "this node is catching up; ask again")
+	case late && s.wasRecalled(l):
+		return jobs.Lost, nil
 	case late:
 		return jobs.Go, nil // it was taken back, and no other has begun: its result still counts
 	case !found || !held(&row, l):

@@ -169,7 +169,18 @@ type call struct {
 
 func (p *stage) claim(worker string, classes ...string) *call {
 	p.t.Helper()
-	c := jobs.Claim{Worker: cluster.WorkerID(worker), Node: cluster.NodeID("node-" + worker)}
+	return p.ask(worker, nil, classes)
+}
+
+// claimHolding is a claim of a worker that goes on with what it has.
+func (p *stage) claimHolding(worker string, holds ...jobs.Lease) *call {
+	p.t.Helper()
+	return p.ask(worker, holds, nil)
+}
+
+func (p *stage) ask(worker string, holds []jobs.Lease, classes []string) *call {
+	p.t.Helper()
+	c := jobs.Claim{Worker: cluster.WorkerID(worker), Node: cluster.NodeID("node-" + worker), Holds: holds}
 	if classes != nil {
 		c.Classes = map[string]bool{}
 		for _, name := range classes {

@@ -102,6 +102,9 @@ type Steward struct {
 	workers map[cluster.WorkerID]*worker
 	memory  policy.Memory
 
+	unstaged time.Time                // when a job that was given ahead last went back
+	recalled map[jobs.Lease]time.Time // of those, so that their workers are told
+
 	emptied  map[cluster.WorkerID]time.Time // whose job was taken for another, and when
 	stubborn map[cluster.WorkerID]bool      // of those, who did not stop in time
 
@@ -135,7 +138,7 @@ func New(c Config) (*Steward, error) {
 		log: c.Logger.With("component", "queue"), ttl: c.LeaseTTL, rules: c.Rules, gone: c.Gone,
 		kick:   make(chan struct{}, 1),
 		clocks: map[jobs.ID]clock{}, lost: map[jobs.Lease]string{}, workers: map[cluster.WorkerID]*worker{},
-		emptied: map[cluster.WorkerID]time.Time{}, stubborn: map[cluster.WorkerID]bool{},
+		emptied: map[cluster.WorkerID]time.Time{}, stubborn: map[cluster.WorkerID]bool{}, recalled: map[jobs.Lease]time.Time{},
 	}, nil
 }
 
@@ -233,6 +236,7 @@ func (s *Steward) pass(ctx context.Context) {
 	for _, r := range s.overdue() {
 		s.takeBack(ctx, r)
 	}
+	s.unstage(ctx)
 	s.dispatch(ctx)
 	s.urge(ctx)
 }

@@ -31,6 +31,9 @@ func (s *Steward) urge(ctx context.Context) {
 		s.mu.Lock()
 		s.emptied[p.Lease.Worker] = time.Now()
 		s.mu.Unlock()
+		for _, l := range s.stagedAt(p.Lease.Worker) {
+			s.recall(ctx, l, "another was put before it")
+		}
 	}
 }
 

@@ -36,9 +36,9 @@ func (s *Steward) saw(id cluster.WorkerID, now time.Time) {
 }
 
 // prune forgets workers that are long gone. The lock is held.
-func (s *Steward) prune(held holders, now time.Time) {
+func (s *Steward) prune(held map[cluster.WorkerID]bool, now time.Time) {
 	for id, w := range s.workers {
-		if now.Sub(w.seen) >= forgetAfter && !held.has(id) && !s.waits(id) {
+		if now.Sub(w.seen) >= forgetAfter && !held[id] && !s.waits(id) {
 			delete(s.workers, id)
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Steward) Workers() []WorkerView {
 	out := make([]WorkerView, 0, len(s.workers))
 	for id, w := range s.workers {
 		v := WorkerView{ID: id, Node: w.claim.Node, LastSeen: w.seen}
-		if j, ok := held[id]; ok {
+		if j, ok := held.shown(id); ok {
 			v.Job = &j
 		}
 		if s.waits(id) {

@@ -159,32 +159,16 @@ func (w *world) ends() {
 
 // decide asks the policy, as the agent's steward does.
 func (w *world) decide() {
-	var ask []int
-	staged := map[jobs.ID]bool{}
-	for i := range w.gpus {
-		g := &w.gpus[i]
-		if g.next != nil { // staged, not begun: it may be another's by now
-			w.do(&jobs.Requeue{Lease: *g.next, Reason: "moved"})
-			staged[g.next.Job] = true
-			g.next = nil
+	v, staged := w.view()
+	if back := policy.Unstage(v, staged, true); len(back) > 0 {
+		for _, r := range back {
+			w.do(&r)
+			i := slices.IndexFunc(w.gpus, func(g gpu) bool { return g.id == r.Lease.Worker })
+			w.gpus[i].next = nil
+			j := &w.jobs[w.byID[r.Lease.Job]]
+			j.Assigned, j.GPU = -1, -1
 		}
-		if g.job < 0 || g.until-w.now <= w.Stage {
-			ask = append(ask, i)
-		}
-	}
-	slices.SortStableFunc(ask, func(a, b int) int { return int(w.ready(a) - w.ready(b)) })
-	v := policy.View{Jobs: w.table, Now: epoch + w.now, Mode: w.Mode, Passed: w.memory.Passed(), Bounds: w.Bounds}
-	for i := range w.gpus {
-		if !slices.Contains(ask, i) {
-			v.Busy = append(v.Busy, jobs.Claim{Worker: w.gpus[i].id, Node: "n"})
-		}
-	}
-	for _, i := range ask {
-		list := &v.Idle
-		if w.gpus[i].job >= 0 {
-			list = &v.Soon
-		}
-		*list = append(*list, jobs.Claim{Worker: w.gpus[i].id, Node: "n"})
+		v, _ = w.view()
 	}
 	d := policy.Decide(v)
 	for _, a := range d.Assign {
@@ -199,16 +183,38 @@ func (w *world) decide() {
 			j.Assigned, j.GPU = w.now, i
 		}
 	}
-	for id := range staged {
-		if j, _ := w.table.Job(id); j.State == jobs.Pending {
-			j := &w.jobs[w.byID[id]]
-			j.Assigned, j.GPU = -1, -1
-		}
-	}
 	for i := range w.gpus {
 		w.begin(i)
 	}
 	w.forecast(v)
+}
+
+// view is what the policy decides on, and what is staged.
+func (w *world) view() (v policy.View, staged []policy.Staged) {
+	v = policy.View{Jobs: w.table, Now: epoch + w.now, Mode: w.Mode, Passed: w.memory.Passed(), Bounds: w.Bounds}
+	var ask []int
+	for i := range w.gpus {
+		g := &w.gpus[i]
+		c := jobs.Claim{Worker: g.id, Node: "n"}
+		switch {
+		case g.next != nil:
+			staged = append(staged, policy.Staged{Lease: *g.next, Claim: c})
+			v.Busy = append(v.Busy, c)
+		case g.job < 0 || g.until-w.now <= w.Stage:
+			ask = append(ask, i)
+		default:
+			v.Busy = append(v.Busy, c)
+		}
+	}
+	slices.SortStableFunc(ask, func(a, b int) int { return int(w.ready(a) - w.ready(b)) })
+	for _, i := range ask {
+		list := &v.Idle
+		if w.gpus[i].job >= 0 {
+			list = &v.Soon
+		}
+		*list = append(*list, jobs.Claim{Worker: w.gpus[i].id, Node: "n"})
+	}
+	return v, staged
 }
 
 // forecast notes what jobs that came just now are told.

@@ -13,8 +13,8 @@ import (
 	"github.com/ahelme/comfyume/cluster/policy/sim"
 )
 
-// staging is on in every run: a worker has its next job a minute before.
-const staging = 60_000
+// staging is on in every run, as in the agent.
+var staging = policy.StageAhead.Milliseconds()
 
 // TestFairServesAClass holds each of 30 seeds against what the workshop was
 // promised, not their median only.

@@ -16,7 +16,7 @@ import (
 )
 
 // ahead is how long before a job's end a worker is given the next one.
-const ahead = 60_000
+var ahead = policy.StageAhead.Milliseconds()
 
 func main() {
 	seeds := flag.Int("seeds", 30, "how many seeds")
