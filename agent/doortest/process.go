@@ -297,8 +297,10 @@ func (c *Client) Do(method, path string, body any, header ...string) (int, http.
 	if err != nil {
 		return 0, nil, nil, err
 	}
-	raw, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, resp.Header, raw, errors.Join(err, resp.Body.Close())
+	var raw bytes.Buffer
+	raw.Grow(int(max(0, resp.ContentLength)) + bytes.MinRead) // growing with what comes would be measured as the door's
+	_, err = raw.ReadFrom(resp.Body)
+	return resp.StatusCode, resp.Header, raw.Bytes(), errors.Join(err, resp.Body.Close())
 }
 
 // JSON sends a request that must be answered 200 and reads the answer into v.

@@ -90,11 +90,15 @@ func (t *Table) Open(u cluster.User) []Job {
 	if a == nil {
 		return nil
 	}
-	out := make([]Job, 0, a.open.size)
-	a.open.each(func(j *Job) bool { out = append(out, j.copy()); return true })
-	slices.SortFunc(out, func(x, y Job) int {
+	rows := make([]*Job, 0, a.open.size)
+	a.open.each(func(j *Job) bool { rows = append(rows, j); return true })
+	slices.SortFunc(rows, func(x, y *Job) int {
 		return cmp.Or(cmp.Compare(x.Order, y.Order), cmp.Compare(x.Seq, y.Seq))
 	})
+	out := make([]Job, len(rows))
+	for i, j := range rows {
+		out[i] = j.copy()
+	}
 	return out
 }
 

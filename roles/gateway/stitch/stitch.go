@@ -53,52 +53,70 @@ func Pack(text []byte) (*Piece, error) {
 
 // Writer puts pieces and plain text together. Its zero value is ready.
 type Writer struct {
-	buf  []byte
-	sum  uint32
-	size uint32
+	parts []part
+	bytes int // of the stream, without its two ends
+}
+
+// part is a text or a piece.
+type part struct {
+	text  string
+	piece *Piece
+}
+
+// maxStored is the longest text of a block that is not compressed, and perBlock
+// what such a block costs.
+const (
+	maxStored = 65535
+	perBlock  = 5
+)
+
+// Text adds a text as it is: for the few bytes between pieces.
+func (w *Writer) Text(text string) {
+	w.parts = append(w.parts, part{text: text})
+	w.bytes += len(text) + (len(text)+maxStored-1)/maxStored*perBlock
+}
+
+// Piece adds a piece.
+func (w *Writer) Piece(p *Piece) {
+	w.parts = append(w.parts, part{piece: p})
+	w.bytes += len(p.packed)
 }
 
 // header of a gzip stream without a name and a time.
 var header = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}
 
-func (w *Writer) begin() {
-	if w.buf == nil {
-		w.buf = append(make([]byte, 0, 64<<10), header...)
+// Bytes returns the whole stream, in memory of its own that is no larger.
+func (w *Writer) Bytes() []byte {
+	out := make([]byte, 0, len(header)+w.bytes+perBlock+8)
+	out = append(out, header...)
+	var sum, size uint32
+	for _, p := range w.parts {
+		if p.piece != nil {
+			out = append(out, p.piece.packed...)
+			sum = product(sum, p.piece.shift) ^ p.piece.sum
+			size += uint32(p.piece.size) //nolint:gosec // gzip keeps the size modulo 2^32
+			continue
+		}
+		sum = crc32.Update(sum, crc32.IEEETable, []byte(p.text))
+		size += uint32(len(p.text)) //nolint:gosec // likewise
+		out = stored(out, p.text)
 	}
+	out = append(out, 1, 0, 0, 0xff, 0xff) // an empty last block
+	out = binary.LittleEndian.AppendUint32(out, sum)
+	return binary.LittleEndian.AppendUint32(out, size)
 }
 
-// maxStored is the longest text of a block that is not compressed.
-const maxStored = 65535
-
-// Text adds a text as it is: for the few bytes between pieces.
-func (w *Writer) Text(text string) {
-	w.begin()
-	w.sum = crc32.Update(w.sum, crc32.IEEETable, []byte(text))
-	w.size += uint32(len(text)) //nolint:gosec // gzip keeps the size modulo 2^32
+// stored appends blocks that are not compressed.
+func stored(out []byte, text string) []byte {
 	for len(text) > 0 {
 		n := min(len(text), maxStored)
-		w.buf = append(w.buf, 0)
-		w.buf = binary.LittleEndian.AppendUint16(w.buf, uint16(n))  //nolint:gosec // at most maxStored
-		w.buf = binary.LittleEndian.AppendUint16(w.buf, ^uint16(n)) //nolint:gosec // likewise
-		w.buf = append(w.buf, text[:n]...)
+		out = append(out, 0)
+		out = binary.LittleEndian.AppendUint16(out, uint16(n))  //nolint:gosec // at most maxStored
+		out = binary.LittleEndian.AppendUint16(out, ^uint16(n)) //nolint:gosec // likewise
+		out = append(out, text[:n]...)
 		text = text[n:]
 	}
-}
-
-// Piece adds a piece.
-func (w *Writer) Piece(p *Piece) {
-	w.begin()
-	w.buf = append(w.buf, p.packed...)
-	w.sum = product(w.sum, p.shift) ^ p.sum
-	w.size += uint32(p.size) //nolint:gosec // gzip keeps the size modulo 2^32
-}
-
-// Bytes ends the stream and returns all of it.
-func (w *Writer) Bytes() []byte {
-	w.begin()
-	w.buf = append(w.buf, 1, 0, 0, 0xff, 0xff) // an empty last block
-	w.buf = binary.LittleEndian.AppendUint32(w.buf, w.sum)
-	return binary.LittleEndian.AppendUint32(w.buf, w.size)
+	return out
 }
 
 // A CRC is a polynomial over the field of two elements, its highest power in the
