@@ -1,6 +1,7 @@
 package sketch
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -218,7 +219,7 @@ func (c *call) textChunks() []textChunk {
 // sketchSlow shows the picture line by line.
 func sketchSlow(c *call) (result, error) {
 	m, steps := c.image("image"), c.whole("steps")
-	pause := time.Duration(c.float("seconds") / float64(steps) * float64(time.Second))
+	pause := time.Duration(c.float("seconds") / cmp.Or(c.s.cfg.Speed, 1) / float64(steps) * float64(time.Second))
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for i := 1; i <= steps; i++ {

@@ -45,6 +45,8 @@ type Config struct {
 	Addr     string
 	// Logger hears of prompts and failures, never of what they contain. Nil discards.
 	Logger *slog.Logger
+	// Speed divides the time that SketchSlow takes, as on a faster GPU; 0 means 1.
+	Speed float64
 	// MaxUpload is the largest request body in bytes; 0 means 100 MB.
 	MaxUpload int64
 	// MaxPixels is how many pixels one value may have, over its whole batch; more
