@@ -59,7 +59,7 @@ bench: all
 
 # make chaos SEEDS=3 JOBS=200            jobs and faults, one line for each seed
 # make chaos BUG=all                     plants eight bugs, one after the other; each must be caught
-# make chaos SCENARIO=leaderkill MINUTES=10   or shapes, killall, join, silent
+# make chaos SCENARIO=leaderkill MINUTES=10   or shapes, killall, join, silent, serverless
 # NET=tailnet: on a test tailnet; PROFILE=site: raft's short times; KEEP=1: keep the logs
 SEEDS    ?= 3
 SEED     ?= 1

@@ -40,7 +40,7 @@ func main() {
 	flag.IntVar(&o.jobs, "jobs", 200, "how many jobs in each run")
 	flag.IntVar(&o.minutes, "minutes", 10, "length of the scenario leaderkill")
 	flag.StringVar(&o.bug, "bug", "", "plant bugs: a name, several with commas, all, or none (the same schedules without one)")
-	flag.StringVar(&o.scenario, "scenario", "", "leaderkill, shapes, killall, join or silent")
+	flag.StringVar(&o.scenario, "scenario", "", "leaderkill, shapes, killall, join, silent or serverless")
 	flag.StringVar(&o.net, "net", "loopback", "loopback or tailnet")
 	flag.StringVar(&o.profile, "profile", "wan", "of raft: wan or site")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder of every run")
@@ -135,7 +135,7 @@ func (o *options) play(ctx context.Context, root string) error {
 		return err
 	}
 	units := map[string][]string{
-		"leaderkill": {"leaderkill"}, "killall": {"killall"}, "join": {"join"}, "silent": {"silent"},
+		"leaderkill": {"leaderkill"}, "killall": {"killall"}, "join": {"join"}, "silent": {"silent"}, "serverless": {"serverless"},
 		"shapes": {"shape-two", "shape-three", "shape-queues", "shape-fork"},
 	}[o.scenario]
 	if units == nil {

@@ -183,7 +183,7 @@ func (u *unit) do(ctx context.Context, r *result) error {
 	}
 	defer func() { _ = w.Close() }() // everything ends with this process
 	run := map[string]func(context.Context, *world.World, *result) error{
-		"seed": u.seed, "bite": u.bite, "leaderkill": u.leaderKill, "killall": u.killAll, "join": u.join, "silent": u.silent,
+		"seed": u.seed, "bite": u.bite, "leaderkill": u.leaderKill, "killall": u.killAll, "join": u.join, "silent": u.silent, "serverless": u.serverless,
 		"shape-two": u.shapeTwo, "shape-three": u.shapeThree, "shape-queues": u.shapeQueues, "shape-fork": u.shapeFork,
 	}[u.Kind]
 	measured, end := context.WithCancel(ctx)

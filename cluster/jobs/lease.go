@@ -8,6 +8,9 @@ type Claim struct {
 	Node    cluster.NodeID   `cbor:"2,keyasint" json:"node"`
 	Classes map[string]bool  `cbor:"3,keyasint" json:"classes"` // node classes it can run; nil = unknown, takes anything
 	Memory  Memory           `cbor:"20,keyasint,omitempty" json:"memory"`
+	// Models are the model files that it lists, with slashes; nil = unknown, takes
+	// anything. What needs one that another worker lists is not for this one.
+	Models map[string]bool `cbor:"22,keyasint" json:"models"`
 	// Holds are jobs that the worker has and goes on with: it asks ahead. What else
 	// the table says it holds is taken back.
 	Holds []Lease `cbor:"21,keyasint,omitempty" json:"holds,omitempty"`

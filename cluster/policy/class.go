@@ -175,7 +175,7 @@ func Victims(v View, coming int, skip map[cluster.WorkerID]bool) (out []jobs.Job
 			if !j.Preemptible(false) || skip[j.Worker] || j.Priority == jobs.Instructor {
 				return false
 			}
-			return slices.ContainsFunc(v.Busy, func(c jobs.Claim) bool { return c.Worker == j.Worker && v.takes(c) && c.Can(&u) })
+			return slices.ContainsFunc(v.Busy, func(c jobs.Claim) bool { return c.Worker == j.Worker && v.takes(c) && v.can(c, &u) })
 		})
 		if i < 0 {
 			return out

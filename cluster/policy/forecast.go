@@ -90,7 +90,7 @@ func Look(v View) *Forecast {
 		}
 		r.foretell(f, h, c)
 		r.give(h, 0)
-		h.job = h.next()
+		h.untold(r)
 	}
 	r.stuck(f)
 	return f
@@ -151,13 +151,18 @@ func (r *round) collect() {
 	r.view.Jobs.Lanes(func(l *jobs.Lane) {
 		p := r.person(l.User)
 		h := &head{person: p, load: l.LoadKey(), next: l.Walk()}
-		for h.job = h.next(); h.job != nil && r.given[h.job.ID]; {
-			h.job = h.next()
-		}
-		if h.job != nil {
+		if h.untold(r); h.job != nil {
 			r.heads = append(r.heads, h)
 		}
 	})
+}
+
+// untold goes on to the lane's next job that has not been given: behind one that
+// has to pause there can be others that have.
+func (h *head) untold(r *round) {
+	for h.job = h.next(); h.job != nil && r.given[h.job.ID]; {
+		h.job = h.next()
+	}
 }
 
 // foretell notes the turn of h's job on c.
@@ -232,7 +237,20 @@ func (r *round) lacks(j *jobs.Job, all []jobs.Claim) string {
 	case len(j.NoRoom) > 0 && !slices.ContainsFunc(all, func(c jobs.Claim) bool { return c.Can(&jobs.Job{NoRoom: j.NoRoom}) }):
 		return "waiting for a GPU with more memory than " + j.NoRoom[len(j.NoRoom)-1].Device
 	}
-	return "waiting for a GPU node that has " + missing(j.Classes, all)
+	if lack := missing(j.Classes, all); lack != "" {
+		return "waiting for a GPU node that has " + lack
+	}
+	return r.lacksModel(j, all)
+}
+
+// lacksModel is said of a job that only workers which are away could run.
+func (r *round) lacksModel(j *jobs.Job, all []jobs.Claim) string {
+	for _, c := range all {
+		if m := r.view.unlisted(c, j.Models); m != "" {
+			return "waiting for a GPU node that has the model " + m + ": the one that has it is not here"
+		}
+	}
+	return "waiting for a GPU node that has what it needs"
 }
 
 // missing names the classes that no worker has; if each has some of them, those
@@ -257,7 +275,7 @@ func missing(classes []string, all []jobs.Claim) string {
 func names(list []string) string {
 	switch len(list) {
 	case 0:
-		return "what it needs"
+		return ""
 	case 1:
 		return list[0]
 	}

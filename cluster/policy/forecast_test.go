@@ -66,6 +66,17 @@ func TestWhatHoldsAJobUpIsSaid(t *testing.T) {
 	}
 }
 
+// TestWhatPassesAPauseIsToldOnce: a job has to pause, and the one behind it is
+// given out now.
+func TestWhatPassesAPauseIsToldOnce(t *testing.T) {
+	rows := []jobs.Job{waiting(1), waiting(2), waiting(3)}
+	rows[0].NotBefore = now + 5000
+	f := policy.Look(policy.View{Jobs: queue(rows...), Now: now, Mode: policy.Fair, Idle: []jobs.Claim{{Worker: "a", Node: "n"}}})
+	if len(f.Told) != len(rows) || len(f.Turns()) != len(rows) {
+		t.Errorf("%d jobs were told of %d times: %+v", len(f.Turns()), len(f.Told), f.Told)
+	}
+}
+
 // TestForecastFollowsPick: whatever waits is told of once, never with less than a
 // second to wait, and what Pick would give out now begins now.
 func TestForecastFollowsPick(t *testing.T) {

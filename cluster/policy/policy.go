@@ -44,6 +44,10 @@ type View struct {
 	Class   Class
 	Boosted map[cluster.User]bool     // their jobs go before others'
 	Limits  func(cluster.User) Limits // nil: nobody is bounded
+	// Listed reports whether any worker is known to have a model file, here or away.
+	// What nobody lists keeps a job from no worker: it may be no file of theirs.
+	// Nil: no model keeps any job from any worker.
+	Listed func(model string) bool
 	// Kinds are what GPU the workers have, for estimates; nil means all the same.
 	Kinds map[cluster.WorkerID]string
 }
@@ -58,6 +62,22 @@ type Pause struct {
 // takes reports whether the worker may be given jobs at all.
 func (v *View) takes(c jobs.Claim) bool {
 	return !v.Paused.All && !v.Paused.Workers[c.Worker] && !v.Draining[c.Node]
+}
+
+// can reports whether the worker has all that the job needs.
+func (v *View) can(c jobs.Claim, j *jobs.Job) bool { return c.Can(j) && v.unlisted(c, j.Models) == "" }
+
+// unlisted is the first of some models that the worker lacks, "" if it has all.
+func (v *View) unlisted(c jobs.Claim, models []string) string {
+	if c.Models == nil || v.Listed == nil {
+		return "" // nothing is known of it, or of anybody
+	}
+	for _, m := range models {
+		if !c.Models[m] && v.Listed(m) {
+			return m
+		}
+	}
+	return ""
 }
 
 // Decision is what Decide says.

@@ -121,7 +121,7 @@ func (r *round) person(u cluster.User) *person {
 func (r *round) enter() {
 	r.view.Jobs.Lanes(func(l *jobs.Lane) {
 		p := r.person(l.User)
-		if !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return has(c, l.Classes) }) {
+		if !slices.ContainsFunc(r.idle, func(c jobs.Claim) bool { return r.view.can(c, &jobs.Job{Classes: l.Classes, Models: l.Models}) }) {
 			return
 		}
 		h := &head{person: p, load: l.LoadKey(), next: l.Walk()}
@@ -134,9 +134,6 @@ func (r *round) enter() {
 		r.chargeRunning()
 	}
 }
-
-// has reports whether a worker has all of these node classes.
-func has(c jobs.Claim, classes []string) bool { return c.Can(&jobs.Job{Classes: classes}) }
 
 // advance goes on to the lane's next job that somebody could have.
 func (h *head) advance(r *round) {
@@ -242,13 +239,13 @@ func (r *round) feasible(h *head) bool {
 // may reports whether the idle worker may have the job. One that has failed with
 // it gets it only when no other, idle or at work, could.
 func (r *round) may(c jobs.Claim, j *jobs.Job) bool {
-	if !c.Can(j) || r.holds(j, c.Worker) != "" {
+	if !r.view.can(c, j) || r.holds(j, c.Worker) != "" {
 		return false
 	}
 	if !tried(j, c) {
 		return true
 	}
-	fresh := func(d jobs.Claim) bool { return d.Can(j) && !tried(j, d) }
+	fresh := func(d jobs.Claim) bool { return r.view.can(d, j) && !tried(j, d) }
 	return !slices.ContainsFunc(r.idle, fresh) && !slices.ContainsFunc(r.busy, fresh)
 }
 

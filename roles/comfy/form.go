@@ -30,6 +30,22 @@ func (g *Graph) Models() []string {
 	return out[:min(len(out), maxModels)]
 }
 
+// Models are the model files that the nodes offer in their lists, with slashes.
+func (o *ObjectInfo) Models() map[string]bool {
+	out := map[string]bool{}
+	for _, name := range o.Names() {
+		class, _ := o.Class(name)
+		for _, in := range class.Inputs {
+			for _, option := range in.OptionNames() {
+				if isModel(option) {
+					out[SlashedName(option)] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
 func isModel(v string) bool {
 	return len(v) <= 300 && slices.Contains(modelEndings, strings.ToLower(path.Ext(v)))
 }

@@ -43,8 +43,25 @@ func (w *Worker) probe(ctx context.Context) error {
 	if err := w.register(ctx, stats, caps); err != nil {
 		return err
 	}
-	w.classes, w.windows, w.probed = classes, backslashed(info), true
+	w.classes, w.models, w.windows, w.probed = classes, modelsOf(info), backslashed(info), true
 	return nil
+}
+
+// maxModels bounds what a claim names, in bytes: a request must not be over the
+// limit for it.
+const maxModels = 512 << 10
+
+// modelsOf are the model files that ComfyUI lists; nil if they are too many to
+// be named each time.
+func modelsOf(info *comfy.ObjectInfo) map[string]bool {
+	all, size := info.Models(), 0
+	for name := range all {
+		size += len(name) + 4
+	}
+	if size > maxModels {
+		return nil
+	}
+	return all
 }
 
 // checkVersion keeps a worker of another version than it shall be from jobs:

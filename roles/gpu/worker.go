@@ -152,6 +152,7 @@ type Worker struct {
 
 	// Used by whoever has the turn.
 	classes  map[string]bool   // Run alone writes it, and reads it without the turn
+	models   map[string]bool   // likewise: the model files that it lists
 	windows  map[string]string // likewise: names with slashes -> as this ComfyUI lists them
 	mirrored *mirrored         // what pages may ask of models and custom nodes
 	probed   bool              // what classes says is of this connection
@@ -332,7 +333,7 @@ func (w *Worker) claim(ctx context.Context) (jobs.Assignment, error) {
 		case <-stop:
 		}
 	})
-	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes, Memory: w.memory(), Holds: w.holds()})
+	a, err := w.cfg.Queue.Claim(ctx, jobs.Claim{Worker: w.cfg.ID, Node: w.cfg.Node, Classes: w.classes, Models: w.models, Memory: w.memory(), Holds: w.holds()})
 	close(stop)
 	watch.Wait()
 	if err == nil {

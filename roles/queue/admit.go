@@ -52,7 +52,7 @@ func (s *Steward) reserve(c *jobs.Submit) (grant, bool) {
 			return
 		}
 		view, byWorker := s.view(t, rules)
-		if a, ok := policy.Admit(view, jobs.Job{ID: c.ID, Classes: c.Classes, Priority: c.Priority}); ok {
+		if a, ok := policy.Admit(view, jobs.Job{ID: c.ID, Classes: c.Classes, Models: c.Models, Form: c.Form, Priority: c.Priority}); ok {
 			g = byWorker[a.Lease.Worker].grant(a.Lease)
 		}
 	})

@@ -171,7 +171,7 @@ func (s *Steward) decide() []grant {
 // The lock is held.
 func (s *Steward) view(t *jobs.Table, rules Rules) (policy.View, map[cluster.WorkerID]*claim) {
 	held := holding(t)
-	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining, Passed: s.memory.Passed(), Kinds: rules.Kinds, Class: rules.Class, Boosted: rules.Boosted, Limits: rules.Limits}
+	v := policy.View{Jobs: t, Now: time.Now().UnixMilli(), Mode: rules.Mode, Paused: rules.Paused, Draining: rules.Draining, Passed: s.memory.Passed(), Kinds: rules.Kinds, Class: rules.Class, Boosted: rules.Boosted, Limits: rules.Limits, Listed: s.listed}
 	for _, c := range s.claims {
 		if c.inFlight {
 			v.Coming = append(v.Coming, jobs.Assign{Lease: c.lease})

@@ -187,6 +187,10 @@ func (p *stage) ask(worker string, holds []jobs.Lease, classes []string) *call {
 			c.Classes[name] = true
 		}
 	}
+	return p.askWith(c)
+}
+
+func (p *stage) askWith(c jobs.Claim) *call {
 	ctx, cancel := context.WithCancel(p.ctx)
 	out := &call{p: p, got: make(chan jobs.Assignment, 1), failed: make(chan error, 1), hangUp: cancel}
 	s := p.s

@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -277,4 +278,51 @@ func TestWorkers(t *testing.T) {
 			t.Errorf("after two hours %+v", got)
 		}
 	})
+}
+
+// TestModelOnOneGPUOnly (predecessor 35's kin): a job is not given to a GPU that
+// would refuse it because the file is on another, be that one busy or away. What
+// no GPU lists is no file of theirs, and keeps nothing from anybody.
+func TestModelOnOneGPUOnly(t *testing.T) {
+	play(t, func(p *stage) {
+		ask := func(worker string, models ...string) *call {
+			return p.askWith(jobs.Claim{Worker: cluster.WorkerID(worker), Node: "n", Classes: map[string]bool{"A": true}, Models: set(models)})
+		}
+		ltx, other := submit("ltx", "A"), submit("other", "A")
+		ltx.Models, other.Models = []string{"ltx.safetensors"}, []string{"from-the-net.gguf"}
+		a := ask("a", "ltx.safetensors")
+		p.do(submit("p1", "A"))
+		first := a.gets("p1")
+		p.started(first)
+		b := ask("b", "sdxl.safetensors")
+		p.do(ltx)
+		b.waits()
+		turn := p.s.Forecast().Turns()[id("ltx")]
+		if turn.Start == 0 {
+			t.Errorf("what waits for the one GPU that has its model is told %+v", turn)
+		}
+		p.do(other)
+		second := b.gets("other")
+		p.started(second)
+		for _, l := range []jobs.Lease{first, second} {
+			if err := p.finish(l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.pass(time.Minute) // a is silent
+		c := ask("c")
+		c.waits()
+		if why := p.s.Forecast().Turns()[id("ltx")].Reason; !strings.Contains(why, "has the model ltx.safetensors") {
+			t.Errorf("it is told %q", why)
+		}
+		ask("a", "ltx.safetensors").gets("ltx")
+	})
+}
+
+func set(names []string) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range names {
+		out[n] = true
+	}
+	return out
 }

@@ -35,6 +35,17 @@ func (s *Steward) saw(id cluster.WorkerID, now time.Time) {
 	w.seen = now
 }
 
+// listed reports whether any worker that is remembered has a model file. The lock
+// is held.
+func (s *Steward) listed(model string) bool {
+	for _, w := range s.workers {
+		if w.claim.Models[model] {
+			return true
+		}
+	}
+	return false
+}
+
 // prune forgets workers that are long gone. The lock is held.
 func (s *Steward) prune(held map[cluster.WorkerID]bool, now time.Time) {
 	for id, w := range s.workers {
