@@ -265,6 +265,17 @@ func (v *view) workers(all []heardOf) []ui.Worker {
 		}
 		live[i].ComfyUI, live[i].Device, live[i].VRAM = cmp.Or(live[i].ComfyUI, w.Version), cmp.Or(live[i].Device, w.Device), cmp.Or(live[i].VRAM, w.VRAM)
 	}
+	hourAgo := v.now().Add(-time.Hour).UnixMilli()
+	v.swarm.core.machine.Jobs(func(t *jobs.Table) {
+		for i := range live {
+			w := &live[i]
+			if load := t.Loaded(w.ID); load != "" {
+				w.Models = strings.Split(load, "\n")
+			}
+			n, lost := t.Swaps(w.ID, hourAgo)
+			w.Swaps, w.Loading = n, int(lost/1000)
+		}
+	})
 	slices.SortFunc(live, func(a, b ui.Worker) int { return cmp.Compare(a.ID, b.ID) })
 	return live
 }

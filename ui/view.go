@@ -205,6 +205,9 @@ type Worker struct {
 	Starts   int              `json:"starts,omitempty"`
 	Load     int              `json:"load"`               // of the GPU, per cent, -1 = unknown
 	Heat     int              `json:"heat"`               // degrees Celsius, -1 = unknown
+	Models   []string         `json:"models,omitempty"`   // in its memory, as far as its jobs tell
+	Swaps    int              `json:"swaps"`              // of the last hour: starts for which models had to be loaded
+	Loading  int              `json:"loading_s"`          // seconds that this took, as far as it is known
 	Frontend string           `json:"frontend,omitempty"` // version that this ComfyUI is made for
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -120,9 +122,28 @@ func screen(out io.Writer, v agent.View) error {
 	return nil
 }
 
+// resident names the first of the models in a GPU's memory.
+func resident(models []string) string {
+	switch len(models) {
+	case 0:
+		return "-"
+	case 1:
+		return path.Base(models[0])
+	}
+	return fmt.Sprintf("%s and %d more", path.Base(models[0]), len(models)-1)
+}
+
+// swaps says how often models were loaded, and how long that took.
+func swaps(k agent.Worker) string {
+	if k.Loading == 0 {
+		return strconv.Itoa(k.Swaps)
+	}
+	return fmt.Sprintf("%d, %d s", k.Swaps, k.Loading)
+}
+
 // workerTable writes one line per ComfyUI process.
 func workerTable(w *tabwriter.Writer, all []agent.Worker) {
-	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tLOAD\tHEAT\tJOB")
+	fmt.Fprintln(w, "WORKER\tSTATE\tCOMFYUI\tDEVICE\tVRAM\tLOAD\tHEAT\tMODELS\tSWAPS/H\tJOB")
 	for _, k := range all {
 		job, vram := "-", "-"
 		if k.Job != nil {
@@ -138,6 +159,6 @@ func workerTable(w *tabwriter.Writer, all []agent.Worker) {
 		if k.Load >= 0 && k.Heat >= 0 && k.Load+k.Heat > 0 {
 			load, heat = fmt.Sprintf("%d %%", k.Load), fmt.Sprintf("%d C", k.Heat)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, load, heat, job)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, k.State, orDash(k.ComfyUI), orDash(k.Device), vram, load, heat, resident(k.Models), swaps(k), job)
 	}
 }

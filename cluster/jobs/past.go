@@ -13,6 +13,14 @@ type past struct {
 	loaded map[cluster.WorkerID]string // what the last job with models loaded
 	cold   map[ID]bool                 // running jobs that had to load
 	runs   map[string][]Run            // by form, oldest first
+	swaps  map[cluster.WorkerID][]swap // oldest first
+}
+
+// swap is a start for which models had to be loaded.
+type swap struct {
+	job  ID
+	at   int64
+	lost int64 // milliseconds that it took above what its form takes otherwise; 0 = not known
 }
 
 // Run is one job that went well.
@@ -27,10 +35,11 @@ type Run struct {
 const (
 	runsPerForm = 24
 	maxForms    = 2000
+	maxSwaps    = 200 // of one worker
 )
 
 func newPast() past {
-	return past{loaded: map[cluster.WorkerID]string{}, cold: map[ID]bool{}, runs: map[string][]Run{}}
+	return past{loaded: map[cluster.WorkerID]string{}, cold: map[ID]bool{}, runs: map[string][]Run{}, swaps: map[cluster.WorkerID][]swap{}}
 }
 
 // Loaded is the models that a worker has in memory, as far as the jobs tell
@@ -51,6 +60,40 @@ func (t *Table) began(j *Job) {
 	if load := j.LoadKey(); load != "" && t.past.loaded[j.Worker] != load {
 		t.past.loaded[j.Worker] = load
 		t.past.cold[j.ID] = true
+		all := append(t.past.swaps[j.Worker], swap{job: j.ID, at: j.Started})
+		t.past.swaps[j.Worker] = all[max(0, len(all)-maxSwaps):]
+	}
+}
+
+// Swaps counts the starts on a worker since a moment for which models had to be
+// loaded, and what that took in milliseconds as far as it is known: how much
+// longer those jobs ran than others of their form on the same worker.
+func (t *Table) Swaps(w cluster.WorkerID, since int64) (n int, lost int64) {
+	for _, s := range t.past.swaps[w] {
+		if s.at >= since {
+			n, lost = n+1, lost+s.lost
+		}
+	}
+	return n, lost
+}
+
+// lost notes what the loading of a job's models took, once others of its form
+// have shown how long it runs without.
+func (t *Table) lost(j *Job, runs []Run) {
+	var warm []int64
+	for _, r := range runs {
+		if r.Worker == j.Worker && !r.Cold {
+			warm = append(warm, r.Millis)
+		}
+	}
+	if len(warm) == 0 {
+		return
+	}
+	slices.Sort(warm)
+	for i := range t.past.swaps[j.Worker] {
+		if s := &t.past.swaps[j.Worker][i]; s.job == j.ID {
+			s.lost = max(0, j.GpuDone-j.Started-warm[len(warm)/2])
+		}
 	}
 }
 
@@ -64,6 +107,9 @@ func (t *Table) ran(j *Job) {
 	runs, known := t.past.runs[j.Form]
 	if !known && len(t.past.runs) >= maxForms {
 		clear(t.past.runs) // they are learned again within a few jobs
+	}
+	if cold {
+		t.lost(j, runs)
 	}
 	if len(runs) >= runsPerForm {
 		runs = runs[1:]

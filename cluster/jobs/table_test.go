@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -304,4 +305,46 @@ func TestAnyCommands(t *testing.T) {
 			w.checkIndexes()
 		}
 	})
+}
+
+// TestSwapsAreCountedAndTimed: a start with other models than before is a swap;
+// what it took shows once the form has run without.
+func TestSwapsAreCountedAndTimed(t *testing.T) {
+	tb := jobs.New()
+	at := int64(1_000_000)
+	run := func(prompt, model string, seconds int64) {
+		id := jobs.ID{User: "user001", Prompt: prompt}
+		l := jobs.Lease{Job: id, Worker: "a/0", Epoch: 1}
+		for _, c := range []cluster.Command{
+			&jobs.Submit{ID: id, BodyHash: prompt, Body: []byte("b"), Models: []string{model}, Form: "form of " + model},
+			&jobs.Assign{Lease: l}, &jobs.Started{Lease: l},
+		} {
+			mustApply(t, tb, c, at)
+		}
+		at += seconds * 1000
+		mustApply(t, tb, &jobs.GpuDone{Lease: l}, at)
+		mustApply(t, tb, &jobs.Finish{Lease: l, State: jobs.Done, History: cluster.Ref(strings.Repeat("ab", 32))}, at)
+	}
+	run("1", "sdxl.safetensors", 40) // nobody knows yet what of it was loading
+	run("2", "sdxl.safetensors", 10)
+	run("3", "ltx.safetensors", 60)
+	run("4", "sdxl.safetensors", 35)
+	if n, lost := tb.Swaps("a/0", 0); n != 3 || lost != 25_000 {
+		t.Errorf("%d swaps took %d ms, want 3 and 25000", n, lost)
+	}
+	if n, _ := tb.Swaps("a/0", at-40_000); n != 1 {
+		t.Errorf("%d swaps of late, want 1", n)
+	}
+	if n, _ := tb.Swaps("b/0", 0); n != 0 || tb.Loaded("a/0") != "sdxl.safetensors" {
+		t.Errorf("%d swaps of another, %q in memory", n, tb.Loaded("a/0"))
+	}
+}
+
+func mustApply(t *testing.T, tb *jobs.Table, c cluster.Command, now int64) {
+	t.Helper()
+	mutate, _, err := tb.Plan(c, now)
+	if err != nil {
+		t.Fatalf("%T: %v", c, err)
+	}
+	mutate()
 }

@@ -140,3 +140,31 @@ func TestComfyUIDiesWithAJobWaitingForIt(t *testing.T) {
 		t.Errorf("it ended %s with %d strikes", row.State, row.Strikes)
 	}
 }
+
+// TestCancelOfAJobThatIsBeingStored: it ends cancelled, and the worker goes on.
+func TestCancelOfAJobThatIsBeingStored(t *testing.T) {
+	b := newBench(t, startSketch(t).url, nil)
+	var stuck atomic.Bool
+	stuck.Store(true)
+	b.queue.mu.Lock()
+	b.queue.refuse = func(verb string) error {
+		if stuck.Load() && verb == "outputs" {
+			return cluster.Errorf(cluster.Unavailable, "no leader")
+		}
+		return nil
+	}
+	b.queue.mu.Unlock()
+	id := b.submit("p-1", redPicture, nil)
+	b.row(id, "it is being stored", func(j jobs.Job) bool { return j.State == jobs.Storing })
+	if _, err := b.queue.apply(&jobs.Cancel{IDs: []jobs.ID{id}, Reason: "cancelled by user007"}); err != nil {
+		t.Fatal(err)
+	}
+	stuck.Store(false)
+	row := b.ends(id)
+	if h := b.history(row); row.State != jobs.Cancelled || h.Status.StatusStr != comfy.HistoryError || h.Status.Messages[len(h.Status.Messages)-1].Type != comfy.TypeExecutionInterrupted {
+		t.Errorf("it ended %s, its user reads %+v", row.State, h.Status)
+	}
+	if row := b.ends(b.submit("p-2", redPicture, nil)); row.State != jobs.Done {
+		t.Errorf("the next job ended %s", row.State)
+	}
+}

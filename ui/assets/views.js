@@ -50,7 +50,7 @@ const pauser = (scope, paused, act) => (paused ? button("Resume", verbs.scopeNam
 export function workers(view, act) {
   rows($("workers"), view.workers.map((w) => ({ ...w, paused: isPaused(view.head, `worker/${w.id}`) })), (w) => w.id, (w) =>
     el("li", {}, el("div", { class: "line" }, el("span", {}, el("b", {}, w.id), " ", pill(w.state, level(w.state)), w.paused ? [" ", pill("paused", "warn")] : "", " ", w.device), pauser(`worker/${w.id}`, w.paused, act)),
-      el("div", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`, w.load >= 0 && `load ${w.load} %`, w.heat >= 0 && `${w.heat} °C`].filter(Boolean).join(", ")),
+      el("div", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`, w.load >= 0 && `load ${w.load} %`, w.heat >= 0 && `${w.heat} °C`, w.models && `in memory: ${w.models.map((m) => m.split("/").pop()).join(", ")}`, w.swaps > 0 && `models loaded ${w.swaps} times in the last hour${w.loading_s > 0 ? `, ${w.loading_s} s` : ""}`].filter(Boolean).join(", ")),
       w.job ? el("div", {}, `${w.job.user} `, bar(w.percent), " ", el("span", { class: "quiet" }, w.job.prompt_id)) : "",
       w.detail ? el("div", { class: "quiet" }, w.detail) : "",
       tended(w, act)),
