@@ -40,8 +40,9 @@ type Agent struct {
 	sign     *signin.SignIn // nil on a node that holds no table
 	door     net.Listener   // nil without the role gateway
 	roles    *roles
-	leave    chan struct{} // closed when the node has left the workshop for good
-	used     atomic.Int64  // per cent of the disk, -1 = unknown
+	backups  atomic.Pointer[backups] // nil: this node keeps none
+	leave    chan struct{}           // closed when the node has left the workshop for good
+	used     atomic.Int64            // per cent of the disk, -1 = unknown
 
 	certificate *certificate.File // nil: the door speaks plain HTTP
 	plain       net.Listener      // from where browsers are sent to the door; nil: nowhere
@@ -101,7 +102,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.roles = &roles{}
-	a.swarm.report = a.report
+	a.swarm.report, a.swarm.last = a.report, a.kept
 	source := a.source()
 	dashboard := ui.Handler(source)
 	if a.swarm.core != nil {
@@ -120,6 +121,9 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 
+	if err := a.startBackups(); err != nil {
+		return nil, err
+	}
 	if err := a.startServerless(); err != nil {
 		return nil, err
 	}

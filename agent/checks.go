@@ -28,6 +28,9 @@ func (a *Agent) checks() []check {
 			out = append(out, checkShelf(s))
 		}
 	}
+	if b := a.backups.Load(); b != nil {
+		out = append(out, checkBackups(b))
+	}
 	if a.certificate != nil {
 		out = append(out, checkCertificate(a.certificate), checkRenewal(a.certificate))
 	}

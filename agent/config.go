@@ -103,6 +103,8 @@ type Config struct {
 	SpotNotice   string // file or address, "" = none
 
 	ProbeListen  string // host:port, "" = nowhere
+	Keep         string // where backups go, "" = nowhere
+	KeepEvery    time.Duration
 	Wake         string // address or command, "" = none
 	WakeReplicas int
 	WakeToken    Secret
@@ -140,6 +142,7 @@ func (v *Values) Config() (Config, error) {
 		NoProgress: must(parseDuration(v.text("no-progress"))),
 		IdleAfter:  must(parseDuration(v.text("idle-after"))), IdleHook: v.text("idle-hook"), DeadManAfter: must(parseDuration(v.text("dead-man-after"))),
 		DeadManHook: v.text("dead-man-hook"), SpotNotice: v.text("spot-notice"),
+		Keep: v.text("keep"), KeepEvery: must(parseDuration(v.text("keep-every"))),
 		ProbeListen: v.text("probe-listen"), Wake: v.text("wake"), WakeReplicas: int(must(parseNumber(v.text("wake-replicas")))), WakeToken: Secret(v.text("wake-token")),
 		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
@@ -209,6 +212,12 @@ func (c *Config) Validate() error {
 		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
 	case !c.Has(cluster.GPU) && c.ProbeListen != "":
 		return bad("--probe-listen is for a serverless container, and --roles=%s has no gpu: leave it out", joinRoles(c.Roles))
+	case c.Keep != "" && keepError(c.Keep) != nil:
+		return keepError(c.Keep)
+	case c.Keep != "" && !c.Has(cluster.Gateway):
+		return bad("--keep=%s: only a node with the role gateway has all files to keep", c.Keep)
+	case c.Keep != "" && c.KeepEvery < time.Second:
+		return bad("--keep-every=%s: use a second or more, e.g. 5m", c.KeepEvery)
 	case c.Wake != "" && !c.Has(cluster.Queue):
 		return bad("--wake is for a node that can lead the queue, and --roles=%s has no queue: give it there", joinRoles(c.Roles))
 	case !c.Has(cluster.GPU) && c.ComfyUIDir != "":

@@ -115,7 +115,7 @@ func (c *core) start(s *swarm, stack *stack) (err error) {
 	})
 	if s.cfg.Has(cluster.Gateway) {
 		c.mirror = peer.NewMirror(peer.MirrorConfig{
-			Client: s.client, Local: s.blobs, Others: s.keepers, Refs: c.machine.Refs, Watch: func() peer.Changes { return c.machine.Watch() }, Logger: s.cfg.Logger,
+			Client: s.client, Local: s.blobs, Others: s.keepers, Last: s.last, Refs: c.machine.Refs, Watch: func() peer.Changes { return c.machine.Watch() }, Logger: s.cfg.Logger,
 		})
 		peer.ServeBlobs(s.server, s.blobs, c.machine)
 		stack.run("mirror", c.mirror.Run)

@@ -56,6 +56,7 @@ func arrows() map[string][]string {
 		"roles/gateway/wheels":        vocabulary,
 		"roles/gateway/certificate":   vocabulary,
 		"roles/gateway/stitch":        {},
+		"roles/backup":                {"cluster", "cluster/blob"},
 		"roles/queue":                 all(role, []string{"cluster/policy"}),
 		"roles/gpu":                   all(role, []string{"roles/comfy"}),
 		"roles/gpu/comfyui":           {"roles/comfy"},

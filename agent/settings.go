@@ -58,6 +58,8 @@ func Settings() []Setting {
 		{Name: "state-dir", Shape: Path, Default: DefaultStateDir(), Group: groupNode, Help: "Folder of everything that must survive a restart. One agent per folder."},
 		{Name: "hostname", Shape: Text, Group: groupNode, Help: "Name of this node on pages. Default: the machine's own."},
 		{Name: "site-listen", Shape: Text, Default: "127.0.0.1:7180", Group: groupNode, Help: "Where this node's own site listens; the next free port when the default is taken."},
+		{Name: "keep", Shape: Text, Group: groupNode, Help: "On a gateway node: where backups of the whole workshop are kept, e.g. dir:/mnt/backup, a folder on another disk or machine. Prepare it once: comfyume-agent backup init."},
+		{Name: "keep-every", Shape: Duration, Default: "5m", Group: groupNode, Help: "How often a backup is made when something has changed."},
 		{Name: "grace", Shape: Duration, Default: "30s", Group: groupNode, Help: "How long stopping may take."},
 		{Name: "env-file", Shape: Path, Group: groupNode, Help: "File of KEY=value lines. The environment wins over it. Keys of other software in it are ignored."},
 

@@ -236,6 +236,11 @@ func routes(a *api, dashboard http.Handler, metrics prometheus.Gatherer) http.Ha
 		"POST /api/raft/salvage":          a.salvage,
 		"GET /api/raft/snapshot":          a.saveSnapshot,
 		"POST /api/raft/snapshot":         a.restoreSnapshot,
+		"GET /api/backup":                 a.backupVerb(listBackups),
+		"POST /api/backup/init":           a.backupVerb(prepareBackups),
+		"POST /api/backup/run":            a.backupVerb(makeBackup),
+		"POST /api/backup/verify":         a.backupVerb(verifyBackup),
+		"POST /api/backup/restore":        a.backupVerb(a.restoreBackup),
 	} {
 		mux.HandleFunc(pattern, h)
 	}

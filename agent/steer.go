@@ -372,6 +372,12 @@ func (a *api) restoreSnapshot(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) restoreImage(r *http.Request) (string, error) {
+	return a.restoreFrom(r.Context(), r.Body, r.URL.Query().Get("confirm") == "true")
+}
+
+// restoreFrom says what is lost by going back to an image, and goes back when
+// that is confirmed.
+func (a *api) restoreFrom(ctx context.Context, from io.Reader, confirmed bool) (string, error) {
 	c, err := a.core()
 	if err != nil {
 		return "", err
@@ -383,7 +389,7 @@ func (a *api) restoreImage(r *http.Request) (string, error) {
 	default:
 		return "", cluster.Errorf(cluster.Conflict, "a snapshot is restored on the node that leads: run this on %s", a.agent.nameOf(lead))
 	}
-	im, err := readImage(r.Body)
+	im, err := readImage(from)
 	switch {
 	case err != nil:
 		return "", err
@@ -392,10 +398,10 @@ func (a *api) restoreImage(r *http.Request) (string, error) {
 	}
 	made := humanize.Time(time.UnixMilli(im.Made))
 	text := fmt.Sprintf("The snapshot was made %s (entry %d of %s). The table goes back to that: jobs, documents, accounts and files entered since are gone from it.", made, im.Index, im.Lineage)
-	if r.URL.Query().Get("confirm") != "true" {
+	if !confirmed {
 		return text, nil
 	}
-	if err := c.raft.Restore(r.Context(), im, io.LimitReader(r.Body, im.Size)); err != nil {
+	if err := c.raft.Restore(ctx, im, io.LimitReader(from, im.Size)); err != nil {
 		return "", err
 	}
 	return "Restored. " + text, nil

@@ -52,9 +52,13 @@ type swarm struct {
 	guest   *guest                        // nil on a core node
 
 	report   func() report                       // what this node says of itself; set by the agent
+	last     keptFile                            // what no other node has; set by the agent
 	pages    atomic.Pointer[func(jobs.Event)]    // this node's own; nil without a gateway
 	standing atomic.Pointer[func() []jobs.Event] // what its workers' jobs have said; nil without workers
 }
+
+// keptFile returns a file from where it was kept beside the workshop.
+type keptFile func(ctx context.Context, ref cluster.Ref) (blob.File, error)
 
 // newSwarm builds this node's part. Nothing runs before start.
 func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm, error) {

@@ -53,6 +53,28 @@ func (d *Dir) verify(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo)
 	}
 }
 
+// Reread reads a whole blob whatever is remembered of it, and returns its size. A
+// damaged one is set aside.
+func (d *Dir) Reread(ctx context.Context, ref Ref) (int64, error) {
+	if !ref.Valid() {
+		return 0, cluster.Errorf(cluster.NotFound, "no such file")
+	}
+	f, err := os.Open(d.path(ref))
+	if err != nil {
+		return 0, cluster.Errorf(cluster.NotFound, "file %s is not here", ref.Short())
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("read a blob again: %w", err)
+	}
+	done, err := d.check(ctx, ref, f, info)
+	if err == nil && !done {
+		err = context.Cause(ctx)
+	}
+	return info.Size(), err
+}
+
 // check hashes a blob; false without an error says that ctx ended first.
 func (d *Dir) check(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo) (bool, error) {
 	sum, r := sha256.New(), io.NewSectionReader(f, 0, info.Size())

@@ -25,6 +25,9 @@ type MirrorConfig struct {
 	Client *Client
 	Local  *blob.Dir
 	Others Keepers // the other nodes that keep blobs
+	// Last is asked for what no other node has, as after the loss of all of them.
+	// Nil: there is nobody.
+	Last func(ctx context.Context, ref cluster.Ref) (blob.File, error)
 	// Refs lists what rows that moved refer to; all rows when Tables["all"] is set.
 	Refs   func(cluster.Change) []cluster.Ref
 	Watch  func() Changes
@@ -80,8 +83,24 @@ func (m *Mirror) Open(ctx context.Context, ref blob.Ref) (blob.File, error) {
 // fetch copies one blob here, once however many ask.
 func (m *Mirror) fetch(ctx context.Context, ref cluster.Ref) error {
 	_, err, _ := m.flight.Do(string(ref), func() (any, error) {
-		return nil, m.cfg.Client.fetchInto(context.WithoutCancel(ctx), m.cfg.Local, m.cfg.Others(), ref, jobs.Lease{})
+		ctx := context.WithoutCancel(ctx)
+		err := m.cfg.Client.fetchInto(ctx, m.cfg.Local, m.cfg.Others(), ref, jobs.Lease{})
+		if err != nil && m.cfg.Last != nil && m.last(ctx, ref) == nil {
+			err = nil
+		}
+		return nil, err
 	})
+	return err
+}
+
+// last copies one blob from where it was kept.
+func (m *Mirror) last(ctx context.Context, ref cluster.Ref) error {
+	f, err := m.cfg.Last(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, _, err = m.cfg.Local.Put(ctx, f, f.Size()) // it was verified when it was opened
 	return err
 }
 
