@@ -301,21 +301,29 @@ func (p *Page) Reload() {
 	p.until("the old page to be gone", func() bool { return !look[bool](p, "look for the old page", `!!window.leaving`) })
 }
 
-// Click clicks the first visible link or button whose text matches a pattern of JavaScript, letter case ignored.
+// Click clicks the first visible link or button whose text matches a pattern of
+// JavaScript, letter case ignored, once it stands still and nothing is over it.
 func (p *Page) Click(pattern string) {
 	p.t.Helper()
 	find := fmt.Sprintf(`(() => {
 		for (const e of document.querySelectorAll('a, button, [role=button]')) {
 			if (!new RegExp(%[1]q, 'i').test(e.innerText || '')) continue;
 			const r = e.getBoundingClientRect();
-			if (r.width > 0) return JSON.stringify([r.x + r.width / 2, r.y + r.height / 2]);
+			if (r.width === 0) continue;
+			const x = r.x + r.width / 2, y = r.y + r.height / 2, top = document.elementFromPoint(x, y);
+			if (top && (e === top || e.contains(top) || top.contains(e))) return JSON.stringify([x, y]);
+			e.scrollIntoView({block: 'center'});
+			return '';
 		}
 		return '';
 	})()`, pattern)
 	var at []float64
+	last := ""
 	p.until("something to click that says "+pattern, func() bool {
 		text := look[string](p, "find "+pattern, find)
-		return text != "" && json.Unmarshal([]byte(text), &at) == nil && len(at) == 2
+		still := text == last
+		last = text
+		return still && text != "" && json.Unmarshal([]byte(text), &at) == nil && len(at) == 2
 	})
 	p.do("click "+pattern, chromedp.MouseClickXY(at[0], at[1]))
 }
