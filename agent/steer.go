@@ -3,13 +3,10 @@ package agent
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
@@ -336,73 +333,4 @@ func (a *api) take(w http.ResponseWriter, r *http.Request) {
 	}
 	f.Text = fmt.Sprintf("%s leads generation %s.", a.agent.self.Name, c.raft.Lineage().Generation)
 	answer(w, http.StatusOK, f)
-}
-
-// saveSnapshot sends the table as it is now.
-func (a *api) saveSnapshot(w http.ResponseWriter, _ *http.Request) {
-	c, err := a.core()
-	if err != nil {
-		answerError(w, err)
-		return
-	}
-	im, body, err := c.raft.Snapshot()
-	if err != nil {
-		answerError(w, err)
-		return
-	}
-	defer body.Close()
-	w.Header().Set("Content-Type", "application/octet-stream")
-	if err := writeImage(w, im, body); err != nil {
-		a.agent.log.Warn("a snapshot was not sent whole", "err", err)
-		panic(http.ErrAbortHandler) // a tidy end would make half a snapshot look whole
-	}
-}
-
-// restoreSnapshot replaces the table everywhere. Only the leader's own site
-// takes it.
-func (a *api) restoreSnapshot(w http.ResponseWriter, r *http.Request) {
-	text, err := a.restoreImage(r)
-	if err != nil {
-		answerError(w, err)
-		return
-	}
-	answer(w, http.StatusOK, struct {
-		Text string `json:"text"`
-	}{text})
-}
-
-func (a *api) restoreImage(r *http.Request) (string, error) {
-	return a.restoreFrom(r.Context(), r.Body, r.URL.Query().Get("confirm") == "true")
-}
-
-// restoreFrom says what is lost by going back to an image, and goes back when
-// that is confirmed.
-func (a *api) restoreFrom(ctx context.Context, from io.Reader, confirmed bool) (string, error) {
-	c, err := a.core()
-	if err != nil {
-		return "", err
-	}
-	switch lead := c.raft.Leader(); {
-	case c.raft.Leads():
-	case lead == "":
-		return "", cluster.Errorf(cluster.NoLeader, "a snapshot is restored on the node that leads, and none does at present")
-	default:
-		return "", cluster.Errorf(cluster.Conflict, "a snapshot is restored on the node that leads: run this on %s", a.agent.nameOf(lead))
-	}
-	im, err := readImage(from)
-	switch {
-	case err != nil:
-		return "", err
-	case im.Level > state.Level:
-		return "", cluster.Errorf(cluster.Invalid, "the snapshot is of level %d and this build knows level %d: install a newer version first", im.Level, state.Level)
-	}
-	made := humanize.Time(time.UnixMilli(im.Made))
-	text := fmt.Sprintf("The snapshot was made %s (entry %d of %s). The table goes back to that: jobs, documents, accounts and files entered since are gone from it.", made, im.Index, im.Lineage)
-	if !confirmed {
-		return text, nil
-	}
-	if err := c.raft.Restore(ctx, im, io.LimitReader(from, im.Size)); err != nil {
-		return "", err
-	}
-	return "Restored. " + text, nil
 }

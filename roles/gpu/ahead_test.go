@@ -1,6 +1,7 @@
 package gpu_test
 
 import (
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/roles/comfy"
 	"github.com/ahelme/comfyume/roles/gpu"
@@ -17,7 +19,8 @@ import (
 // the first job's results, the second runs to its end. A page of the same user
 // is told of the first to its end before it hears of the second.
 func TestTheGPUDoesNotWaitForResultsToComeHome(t *testing.T) {
-	b := newBench(t, startSketch(t).url, nil)
+	s := startSketch(t)
+	b := newBench(t, s.url, nil)
 	var stuck atomic.Bool
 	stuck.Store(true)
 	b.queue.mu.Lock()
@@ -33,7 +36,14 @@ func TestTheGPUDoesNotWaitForResultsToComeHome(t *testing.T) {
 	if !b.worker.Busy() {
 		t.Error("the worker calls itself idle")
 	}
-	time.Sleep(500 * time.Millisecond) // it would have ended
+	client, err := comfy.NewClient(comfy.ClientConfig{BaseURL: s.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "ComfyUI to be done with it", func() bool {
+		q, err := client.Queue(t.Context())
+		return err == nil && len(q.Running)+len(q.Pending) == 0
+	})
 	if told := b.queue.types(second); len(told) > 0 {
 		t.Errorf("its page was told %v before the first job ended", told)
 	}
@@ -166,5 +176,26 @@ func TestCancelOfAJobThatIsBeingStored(t *testing.T) {
 	}
 	if row := b.ends(b.submit("p-2", redPicture, nil)); row.State != jobs.Done {
 		t.Errorf("the next job ended %s", row.State)
+	}
+}
+
+// TestJobThatComesWhileTheConnectionIsMadeAnew has its inputs brought.
+func TestJobThatComesWhileTheConnectionIsMadeAnew(t *testing.T) {
+	s := newScripted(t)
+	s.upload = func(name, _ string) string { return name }
+	blobs, err := blob.OpenDir(blob.DirConfig{Path: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, _, err := blobs.Put(t.Context(), strings.NewReader("picture"), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := gpu.New(gpu.Config{ID: "node/0", URL: s.url, Queue: newQueue(), Blobs: blobs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := gpu.UploadWithoutLink(t.Context(), w, jobs.Input{Name: "a.png", Ref: ref}); err != nil || got != "folder/a.png" {
+		t.Errorf("%q, %v", got, err)
 	}
 }

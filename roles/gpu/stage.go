@@ -203,7 +203,9 @@ func (a *attempt) upload(ctx context.Context, in jobs.Input, folder, name string
 	}
 	// The name is ComfyUI's word: it can be another than was asked for.
 	value := path.Join(strings.ReplaceAll(got.Subfolder, `\`, "/"), got.Filename)
-	done[key] = value
+	if done != nil { // nil while the connection is being made anew: then all is brought once more
+		done[key] = value
+	}
 	return value, nil
 }
 
