@@ -251,7 +251,7 @@ func (a *Agent) report() report {
 		}
 	}
 	if g := a.roles.gateway.Load(); g != nil {
-		r.Sockets, r.Troubles, r.Lacks, r.Door = g.Sockets(), a.roles.troubles(), a.roles.lacks(a.swarm), a.doorURL()
+		r.Sockets, r.Troubles, r.Lacks, r.Door = g.Sockets(), a.roles.troubles(), a.roles.lacks(), a.doorURL()
 		r.Frontend = a.roles.files.Version()
 	}
 	return r

@@ -184,18 +184,25 @@ func (v *view) refused(all []heardOf) []ui.Problem {
 	return out
 }
 
-// lacking names the templates that would not run on any worker. Gateways see
-// the same catalogue, so the first that reports speaks for all.
+// lacksSaid is what gateways say of the templates. They see the same catalogue, so
+// the first that reports speaks for all.
+func lacksSaid(all []heardOf, now time.Time) []lack {
+	for _, h := range all {
+		if len(h.Lacks) > 0 && now.Sub(h.at) <= fresh {
+			return h.Lacks
+		}
+	}
+	return nil
+}
+
+// lacking names the templates that would not run on any worker. What one lacks and
+// another has stands beside that worker.
 func lacking(all []heardOf, now time.Time) []ui.Problem {
 	var out []ui.Problem
-	for _, h := range all {
-		if len(h.Lacks) == 0 || now.Sub(h.at) > fresh {
-			continue
-		}
-		for _, l := range h.Lacks {
+	for _, l := range lacksSaid(all, now) {
+		if l.Worker == "" {
 			out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("template %s lacks %s", l.Template, l.What), Cure: "put them where ComfyUI finds them; the list is read again every few minutes"})
 		}
-		return out
 	}
 	return out
 }

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
-	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/roles/comfy"
 	"github.com/ahelme/comfyume/roles/gateway"
 	"github.com/ahelme/comfyume/roles/gpu/sensors"
@@ -118,41 +116,62 @@ func (r *roles) workers() []ui.Worker {
 // lacksEvery is how often templates are compared with what the workers have.
 const lacksEvery = 5 * time.Second
 
-// lacks names the templates that would not run, and why. Before a worker was
-// seen nothing is known of any, and that is a problem of its own.
-func (r *roles) lacks(s *swarm) []lack {
+// lacks names the templates that would not run, and why: at each worker and, where
+// none is left, in the whole workshop. Before a worker was seen nothing is known of
+// any, and that is a problem of its own.
+func (r *roles) lacks() []lack {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if time.Since(r.compared) < lacksEvery {
 		return r.lacking
 	}
-	r.compared, r.lacking = time.Now(), nil
-	known := 0
-	s.core.machine.Models(func(t *models.Table) { known = len(t.Workers()) })
+	g := r.gateway.Load()
+	each, known := g.LackingAt()
+	r.compared, r.lacking = time.Now(), lackingOf(g.Templates(), each, known)
+	return r.lacking
+}
+
+// lackingOf puts into words what each of the known workers lacks, and what all of
+// them together do, or each of them something else.
+func lackingOf(templates []gateway.TemplateStatus, each []gateway.WorkerLacks, known int) (out []lack) {
 	if known == 0 {
 		return nil
 	}
-	for _, t := range r.gateway.Load().Templates() {
-		if what := inWords(t); what != "" {
-			r.lacking = append(r.lacking, lack{t.Name, what})
+	at := map[string][]lack{}
+	for _, l := range each {
+		one := lack{Template: l.Template, What: inWords(l.Models, l.Classes), Worker: l.Worker}
+		at[l.Template] = append(at[l.Template], one)
+		out = append(out, one)
+	}
+	for _, t := range templates {
+		what := inWords(t.Models, t.Classes)
+		if what == "" && len(at[t.Name]) == known {
+			parts := make([]string, known)
+			for i, l := range at[t.Name] {
+				parts[i] = fmt.Sprintf("%s has not %s", l.Worker, l.What)
+			}
+			what = "one GPU that has all of it: " + strings.Join(parts, "; ")
+		}
+		if what != "" {
+			out = append(out, lack{Template: t.Name, What: what})
 		}
 	}
-	return r.lacking
+	return out
 }
 
 // maxNamed bounds the models and the nodes named of one template.
 const maxNamed = 4
 
-func inWords(t gateway.TemplateStatus) string {
-	models := make([]string, len(t.Models))
-	for i, m := range t.Models {
+func inWords(lacked []gateway.Model, classes []string) string {
+	models := make([]string, len(lacked))
+	for i, m := range lacked {
 		models[i] = m.Folder + "/" + m.Name
 	}
 	var parts []string
 	for _, p := range []struct {
 		kind string
 		all  []string
-	}{{"models", models}, {"nodes", slices.Sorted(slices.Values(t.Classes))}} {
+	}{{"models", models}, {"nodes", classes}} {
 		switch over := len(p.all) - maxNamed; {
 		case len(p.all) == 0:
 		case over > 0:

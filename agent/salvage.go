@@ -303,10 +303,7 @@ func (s *salvage) renamed(ctx context.Context, j *jobs.Job, moved map[files.Plac
 		}
 		entry.Outputs[i].Value = json.RawMessage(own)
 	}
-	again, err := comfy.Pack(entry.Encode())
-	if err != nil {
-		return "", err
-	}
+	again := comfy.Pack(entry.Encode())
 	ref, _, err := s.blobs.Put(ctx, bytes.NewReader(again), int64(len(again)))
 	return ref, err
 }

@@ -31,10 +31,11 @@ type view struct {
 	pass func(ctx context.Context, u cluster.User, kind ui.PassKind, life time.Duration) (Pass, error)
 }
 
-// lack is a template that names what no worker has.
+// lack is a template that names what no worker has, or not this one.
 type lack struct {
-	Template string `json:"template"`
-	What     string `json:"what"` // the models and classes, in words
+	Template string           `json:"template"`
+	What     string           `json:"what"` // the models and classes, in words
+	Worker   cluster.WorkerID `json:"worker,omitempty"`
 }
 
 var _ ui.Source = (*view)(nil)
@@ -276,6 +277,11 @@ func (v *view) workers(all []heardOf) []ui.Worker {
 			w.Swaps, w.Loading = n, int(lost/1000)
 		}
 	})
+	for _, l := range lacksSaid(all, v.now()) {
+		if i := slices.IndexFunc(live, func(w ui.Worker) bool { return w.ID == l.Worker }); i >= 0 {
+			live[i].Lacks = append(live[i].Lacks, l.Template+": "+l.What)
+		}
+	}
 	slices.SortFunc(live, func(a, b ui.Worker) int { return cmp.Compare(a.ID, b.ID) })
 	return live
 }

@@ -208,6 +208,7 @@ type Worker struct {
 	Models   []string         `json:"models,omitempty"`   // in its memory, as far as its jobs tell
 	Swaps    int              `json:"swaps"`              // of the last hour: starts for which models had to be loaded
 	Loading  int              `json:"loading_s"`          // seconds that this took, as far as it is known
+	Lacks    []string         `json:"lacks,omitempty"`    // of the workshop's templates: "name: what it has not"
 	Frontend string           `json:"frontend,omitempty"` // version that this ComfyUI is made for
 }
 

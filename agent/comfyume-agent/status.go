@@ -109,6 +109,11 @@ func screen(out io.Writer, v agent.View) error {
 	}
 	fmt.Fprintf(out, "QUEUE      %d waiting, %d running, %d done, %d failed, %d cancelled\n", v.Counts.Waiting, v.Counts.Running, v.Counts.Done, v.Counts.Failed, v.Counts.Cancelled)
 	fmt.Fprintf(out, "PEOPLE     %d of %d online\n", v.Counts.Online, v.Counts.People)
+	for _, k := range v.Workers {
+		for _, l := range k.Lacks {
+			fmt.Fprintf(out, "- %s lacks for template %s\n", k.ID, l)
+		}
+	}
 	for _, p := range v.Attention {
 		what := p.What
 		if p.User != "" {

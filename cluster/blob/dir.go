@@ -41,7 +41,8 @@ type Dir struct {
 	checks   singleflight.Group
 	mu       sync.Mutex
 	verified map[Ref]stamp
-	names    sync.Mutex // held while a blob's file gets or loses its name
+	names    sync.Mutex      // held while a blob's file gets or loses its name
+	shelves  map[string]bool // folders whose names are on the disk; names guards it
 }
 
 // stamp is what a file looked like when it was verified.
@@ -61,7 +62,7 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	if cfg.Space == nil {
 		cfg.Space = volumeSpace
 	}
-	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}}
+	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}, shelves: map[string]bool{}}
 	if err := os.RemoveAll(d.tmp()); err != nil {
 		return nil, fmt.Errorf("clear unfinished blobs: %w", err)
 	}
@@ -148,15 +149,35 @@ func (d *Dir) Put(ctx context.Context, r io.Reader, size int64) (ref Ref, n int6
 func (d *Dir) enter(tmp string, ref Ref, n int64) error {
 	path := d.path(ref)
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := d.shelf(dir); err != nil {
 		return storeError(err)
 	}
 	if err := d.rename(tmp, path, ref, n); err != nil {
 		return storeError(err)
 	}
-	if err := errors.Join(syncDir(dir), syncDir(filepath.Dir(dir))); err != nil {
+	if err := syncDir(dir); err != nil {
 		return storeError(err)
 	}
+	return nil
+}
+
+// shelf makes the folder of a blob and sees to it, once, that its own name is on
+// the disk.
+func (d *Dir) shelf(dir string) error {
+	d.names.Lock()
+	defer d.names.Unlock()
+	if d.shelves[dir] {
+		if _, err := os.Stat(dir); err == nil {
+			return nil
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	d.shelves[dir] = true
 	return nil
 }
 

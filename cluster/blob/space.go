@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -56,17 +57,21 @@ func errNoSpace(n int64) error {
 	return cluster.Errorf(cluster.NoSpace, "The workshop's disk has no room for %d MB more. Nothing was changed. Tell the instructor.", n>>20)
 }
 
+// copyBuffers are used again: most files are smaller than one of them.
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
 // copyReserved copies r to w. Space for size bytes is set aside already; an
 // unknown size (-1) sets it aside ahead of the bytes, and more bytes than were
 // announced are refused when they come, not when they end.
 func copyReserved(ctx context.Context, w io.Writer, r io.Reader, size int64, space *reservation) (int64, error) {
-	buf := make([]byte, 256<<10)
+	buf := copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(buf)
 	var n int64
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return n, err
 		}
-		k, err := r.Read(buf)
+		k, err := r.Read(buf[:])
 		if k > 0 {
 			if size >= 0 && n+int64(k) > size {
 				return n, cluster.Errorf(cluster.Invalid, "the upload is longer than the %d bytes it announced", size)

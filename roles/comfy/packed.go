@@ -14,16 +14,22 @@ const maxUnpacked = 256 << 20
 
 // Pack compresses a document for a row or a blob. Equal documents give equal
 // bytes within one build; nothing may rely on more.
-func Pack(raw []byte) ([]byte, error) {
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
-	if err != nil {
-		return nil, fmt.Errorf("pack: %w", err)
-	}
-	defer w.Close()
-	return w.EncodeAll(raw, nil), nil
+func Pack(raw []byte) []byte {
+	w := packers.Get().(*zstd.Encoder)
+	defer packers.Put(w)
+	return w.EncodeAll(raw, nil)
 }
 
-// unpackers are used again: making one costs more than most documents do.
+// packers and unpackers are used again: making one costs more than most
+// documents do.
+var packers = sync.Pool{New: func() any {
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	if err != nil {
+		panic(err) // the options are valid ones
+	}
+	return w
+}}
+
 var unpackers = sync.Pool{New: func() any {
 	r, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxUnpacked))
 	if err != nil {
@@ -53,8 +59,7 @@ func PackRequest(r *PromptRequest) (body []byte, hash string, err error) {
 		return nil, "", err
 	}
 	sum := sha256.Sum256(raw)
-	body, err = Pack(raw)
-	return body, hex.EncodeToString(sum[:]), err
+	return Pack(raw), hex.EncodeToString(sum[:]), nil
 }
 
 // UnpackRequest reads a job row's body.

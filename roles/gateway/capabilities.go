@@ -25,7 +25,8 @@ type capabilities struct {
 	version int           // rises with each merge
 	info    *comfy.ObjectInfo
 	merged  *comfy.Capabilities
-	renamed map[string]bool // old class names that workers replace by new ones
+	renamed map[string]bool               // old class names that workers replace by new ones
+	each    map[cluster.Ref][]WorkerLacks // by document
 
 	pages   map[string]comfy.WebFile // see webFiles
 	loading sync.Mutex               // held by reload
@@ -63,6 +64,26 @@ func (c *capabilities) replaced(class string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.renamed[class]
+}
+
+// lacks is what workers with this document lack of the templates; false if it
+// was not read yet.
+func (c *capabilities) lacks(ref cluster.Ref) ([]WorkerLacks, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	list, ok := c.each[ref]
+	return list, ok
+}
+
+// renames are the old class names of a list of replacements.
+func renames(replacements json.RawMessage) map[string]bool {
+	out := map[string]bool{}
+	if old, err := comfy.ParseObject(replacements); err == nil {
+		for _, f := range old {
+			out[f.Key] = true
+		}
+	}
+	return out
 }
 
 // reload reads the catalogue's documents if they changed. A document that
@@ -107,20 +128,18 @@ func (c *capabilities) reload(ctx context.Context) {
 	if same {
 		return
 	}
-	merged, info, err := merge(docs)
+	merged, info, infos, err := merge(docs)
 	if err != nil {
 		c.g.log.Error("the workers' capabilities cannot be merged", "err", err)
 		return
 	}
-	renamed := map[string]bool{}
-	if old, err := comfy.ParseObject(merged.NodeReplacements); err == nil {
-		for _, f := range old {
-			renamed[f.Key] = true
-		}
+	each := map[cluster.Ref][]WorkerLacks{}
+	for i, ref := range had {
+		each[ref] = c.g.templates.compare(infos[i], docs[i])
 	}
 	c.mu.Lock()
 	c.pages = webFiles(merged)
-	c.refs, c.merged, c.info, c.renamed = had, merged, mended(info), renamed
+	c.refs, c.merged, c.info, c.renamed, c.each = had, merged, mended(info), renames(merged.NodeReplacements), each
 	c.version++
 	c.mu.Unlock()
 	c.g.log.Info("capabilities known", "workers", len(workers), "classes", info.Len())
@@ -156,16 +175,16 @@ func (c *capabilities) read(ctx context.Context, ref cluster.Ref) (*comfy.Capabi
 }
 
 // merge makes the union; the first document speaks where one value is served.
-func merge(docs []*comfy.Capabilities) (*comfy.Capabilities, *comfy.ObjectInfo, error) {
+// Infos are the parsed ones of each document.
+func merge(docs []*comfy.Capabilities) (merged *comfy.Capabilities, info *comfy.ObjectInfo, infos []*comfy.ObjectInfo, err error) {
 	out := *docs[0]
 	out.Models, out.Embeddings, out.Extensions = map[string][]string{}, nil, nil
 	out.ExperimentModels, out.Metadata, out.Previews = map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]comfy.WebFile{}
 	out.Subgraphs, out.Web = map[string]json.RawMessage{}, map[string]comfy.WebFile{}
-	infos := make([]*comfy.ObjectInfo, len(docs))
-	var err error
+	infos = make([]*comfy.ObjectInfo, len(docs))
 	for i, d := range docs {
 		if infos[i], err = comfy.ParseObjectInfo(d.ObjectInfo); err != nil {
-			return nil, nil, fmt.Errorf("object_info: %w", err)
+			return nil, nil, nil, fmt.Errorf("object_info: %w", err)
 		}
 		for folder, names := range d.Models {
 			out.Models[folder] = union(out.Models[folder], names)
@@ -186,7 +205,7 @@ func merge(docs []*comfy.Capabilities) (*comfy.Capabilities, *comfy.ObjectInfo, 
 	}
 	// The parsed form holds every byte; the document need not hold them again.
 	out.ObjectInfo = nil
-	return &out, comfy.MergeObjectInfo(infos...), nil
+	return &out, comfy.MergeObjectInfo(infos...), infos, nil
 }
 
 // fillIn adds what is not there.

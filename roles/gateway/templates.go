@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/roles/comfy"
 )
 
@@ -223,28 +224,85 @@ type TemplateStatus struct {
 	Ready   bool     `json:"ready"`
 }
 
+// lacking is what a worker with these classes and models lacks.
+func (n needs) lacking(has func(class string) bool, there map[string][]string) (lacked []Model, classes []string) {
+	lacked, classes = []Model{}, []string{}
+	for _, class := range n.classes {
+		if !has(class) {
+			classes = append(classes, class)
+		}
+	}
+	for _, m := range n.models {
+		if !slices.ContainsFunc(there[m.Folder], func(have string) bool { return path.Base(strings.ReplaceAll(have, `\`, "/")) == m.Name }) {
+			lacked = append(lacked, m)
+		}
+	}
+	return lacked, classes
+}
+
+// stem is a template's name without its ending.
+func stem(file string) string { return strings.TrimSuffix(file, ".json") }
+
 // Templates compares each template with what the workers said they have.
 func (g *Gateway) Templates() []TemplateStatus {
 	out := make([]TemplateStatus, 0, len(g.templates.names))
-	info, models := g.caps.objectInfo(), g.caps.doc().Models
+	info, have := g.caps.objectInfo(), g.caps.doc().Models
+	has := func(class string) bool {
+		if info == nil {
+			return false
+		}
+		_, ok := info.Class(class)
+		return ok || g.caps.replaced(class)
+	}
 	for _, name := range g.templates.names {
-		t := g.templates.byName[name]
-		s := TemplateStatus{Name: strings.TrimSuffix(name, ".json"), Empty: len(t.needs.classes) == 0, Models: []Model{}, Classes: []string{}}
+		n := g.templates.byName[name].needs
+		s := TemplateStatus{Name: stem(name), Empty: len(n.classes) == 0}
 		s.Default = s.Name == g.templates.first
-		for _, class := range t.needs.classes {
-			if info == nil {
-				s.Classes = append(s.Classes, class)
-			} else if _, ok := info.Class(class); !ok && !g.caps.replaced(class) {
-				s.Classes = append(s.Classes, class)
-			}
-		}
-		for _, m := range t.needs.models {
-			if !slices.ContainsFunc(models[m.Folder], func(have string) bool { return path.Base(strings.ReplaceAll(have, `\`, "/")) == m.Name }) {
-				s.Models = append(s.Models, m)
-			}
-		}
+		s.Models, s.Classes = n.lacking(has, have)
 		s.Ready = !s.Empty && len(s.Models)+len(s.Classes) == 0
 		out = append(out, s)
+	}
+	return out
+}
+
+// WorkerLacks is what one worker lacks for one template.
+type WorkerLacks struct {
+	Worker   cluster.WorkerID
+	Template string
+	Models   []Model
+	Classes  []string
+}
+
+// LackingAt compares each template with each worker: what one lacks another may
+// have. Known is how many workers could be compared.
+func (g *Gateway) LackingAt() (lacks []WorkerLacks, known int) {
+	var workers []models.Worker
+	g.cfg.Tables.Models(func(t *models.Table) { workers = t.Workers() })
+	for _, w := range workers {
+		list, ok := g.caps.lacks(w.Caps)
+		if !ok {
+			continue
+		}
+		known++
+		for _, l := range list {
+			l.Worker = w.ID
+			lacks = append(lacks, l)
+		}
+	}
+	return lacks, known
+}
+
+// compare lists what a worker that describes itself so lacks.
+func (t *templates) compare(info *comfy.ObjectInfo, c *comfy.Capabilities) (out []WorkerLacks) {
+	renamed := renames(c.NodeReplacements)
+	has := func(class string) bool {
+		_, ok := info.Class(class)
+		return ok || renamed[class]
+	}
+	for _, name := range t.names {
+		if m, classes := t.byName[name].needs.lacking(has, c.Models); len(m)+len(classes) > 0 {
+			out = append(out, WorkerLacks{Template: stem(name), Models: m, Classes: classes})
+		}
 	}
 	return out
 }

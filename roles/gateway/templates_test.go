@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,20 @@ func TestWhatTemplatesLack(t *testing.T) {
 	caps.Models = map[string][]string{"checkpoints": {"sub\\other.safetensors"}, "diffusion_models": {"flux.safetensors"}}
 	w.worker("gpu/1", caps)
 	w.until("the template is ready", func() bool { return w.gw.Templates()[2].Ready })
+
+	// Each is named with what it lacks, though all together lack nothing.
+	caps.Models = map[string][]string{"checkpoints": {"sd.safetensors"}, "diffusion_models": {"flux.safetensors"}}
+	w.worker("gpu/2", caps)
+	want2 := []gateway.WorkerLacks{
+		{Worker: "gpu/1", Template: "lacks", Models: []gateway.Model{{Folder: "checkpoints", Name: "sd.safetensors"}}, Classes: []string{}},
+		{Worker: "gpu/2", Template: "lacks", Models: []gateway.Model{{Folder: "checkpoints", Name: "other.safetensors"}}, Classes: []string{}},
+	}
+	w.until("both are compared", func() bool { _, known := w.gw.LackingAt(); return known == 3 })
+	all, _ := w.gw.LackingAt()
+	all = slices.DeleteFunc(all, func(l gateway.WorkerLacks) bool { return l.Worker != "gpu/1" && l.Worker != "gpu/2" })
+	if d := cmp.Diff(want2, all); d != "" {
+		t.Error(d)
+	}
 }
 
 // The workflows of this package run on the workshop's own small ComfyUI; none is

@@ -430,10 +430,7 @@ func (s *script) end(st jobs.State, outputs string, terminal comfy.Message, fail
 	if err := json.Unmarshal([]byte(outputs), &e.Outputs); err != nil {
 		s.w.t.Fatal(err)
 	}
-	packed, err := comfy.Pack(e.Encode())
-	if err != nil {
-		s.w.t.Fatal(err)
-	}
+	packed := comfy.Pack(e.Encode())
 	sum := comfy.SummarizeOutputs(e.Outputs)
 	s.w.do(&jobs.Finish{Lease: s.lease, State: st, Failure: failure, History: s.w.put(packed), Outputs: int64(sum.Count), Previewable: int64(sum.Previewable), Preview: sum.Preview})
 }

@@ -236,12 +236,9 @@ func (a *attempt) finish(ctx context.Context, e ending, past *comfy.HistoryEntry
 		}
 	}
 	a.pace.release()
-	packed, err := comfy.Pack(a.entry(e, past).Encode())
-	if err != nil {
-		return fmt.Errorf("write the history: %w", err)
-	}
+	packed := comfy.Pack(a.entry(e, past).Encode())
 	var ref cluster.Ref
-	err = a.w.insist(ctx, func(ctx context.Context) error {
+	err := a.w.insist(ctx, func(ctx context.Context) (err error) {
 		if ref, _, err = a.w.cfg.Blobs.Put(ctx, bytes.NewReader(packed), int64(len(packed))); err != nil {
 			return err
 		}

@@ -53,6 +53,7 @@ export function workers(view, act) {
       el("div", { class: "quiet" }, [w.comfyui && `ComfyUI ${w.comfyui}`, w.vram && `VRAM ${bytes(w.vram - w.vram_free)} of ${bytes(w.vram)}`, w.load >= 0 && `load ${w.load} %`, w.heat >= 0 && `${w.heat} °C`, w.models && `in memory: ${w.models.map((m) => m.split("/").pop()).join(", ")}`, w.swaps > 0 && `models loaded ${w.swaps} times in the last hour${w.loading_s > 0 ? `, ${w.loading_s} s` : ""}`].filter(Boolean).join(", ")),
       w.job ? el("div", {}, `${w.job.user} `, bar(w.percent), " ", el("span", { class: "quiet" }, w.job.prompt_id)) : "",
       w.detail ? el("div", { class: "quiet" }, w.detail) : "",
+      w.lacks ? el("div", { class: "quiet" }, `cannot run these templates, for it lacks their files: ${w.lacks.join("; ")}`) : "",
       tended(w, act)),
   "No worker has been seen. Editing and queueing work; jobs wait until a GPU joins.");
 }
