@@ -23,7 +23,7 @@ RUN_ARGS    ?=
 
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
-.PHONY: all run test bench sim chaos lint dist conformance wheels browser-wheels browser-matrix clean
+.PHONY: all run test drill bench sim chaos lint dist conformance wheels browser-wheels browser-matrix clean
 all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
@@ -46,7 +46,16 @@ run: all
 	@mkdir -p $(STATE)
 	@exec bin/comfyume-agent --dev --state-dir $(STATE) $(RUN_ARGS)
 
-test: all browser-wheels
+# The S3 server that tests of backups use; its versions and digests stand in deploy/s3test.
+bin/versitygw: deploy/s3test/go.mod deploy/s3test/go.sum
+	@mkdir -p bin
+	@cd deploy/s3test && $(BUILD) -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw
+
+# make drill [DRILL_GIB=10]   backs a workshop up, wipes it, restores it with the kit, compares
+drill: all bin/versitygw
+	@DRILL_GIB=$(DRILL_GIB) COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent COMFYUME_WHEEL_DIR=$(WHEELS) $(GO) test -count=1 -timeout 90m -run '^TestDrill$$' -v ./agent/doortest | grep -E '^(drill|drill_in_place|--- FAIL|FAIL)'
+
+test: all browser-wheels bin/versitygw
 	@sh deploy/check.sh test
 
 # A participant's day with each of the four frontends, alone; `make test` has it too.

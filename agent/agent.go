@@ -116,6 +116,11 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 
+	// What a restore left, before anybody can queue into an empty workshop.
+	if err := a.bringBack(ctx); err != nil {
+		return nil, err
+	}
+
 	// The roles, gateway before gpu: who is asked before who asks.
 	if err := a.startRoles(ctx); err != nil {
 		return nil, err
@@ -248,6 +253,9 @@ func (a *Agent) report() report {
 		}
 		if c.mirror != nil {
 			r.Missing = c.mirror.Missing()
+		}
+		if b := a.backups.Load(); b != nil {
+			r.Backups = b.states()
 		}
 	}
 	if g := a.roles.gateway.Load(); g != nil {

@@ -2,89 +2,105 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"path"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/files"
+	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/roles/backup"
+	"github.com/ahelme/comfyume/ui"
 )
 
-// keepDir is how --keep names a folder.
-const keepDir = "dir:"
-
-// keepPath is the folder that --keep names.
-func keepPath(keep string) (string, error) {
-	folder, ok := strings.CutPrefix(keep, keepDir)
-	if !ok || !filepath.IsAbs(folder) {
-		return "", cluster.Errorf(cluster.Invalid, "--keep=%s: use dir: and a whole path, e.g. --keep=dir:/mnt/backup", keep)
-	}
-	return folder, nil
-}
-
-func keepError(keep string) error {
-	_, err := keepPath(keep)
-	return err
-}
-
-// backups makes a backup when something has moved, and says how the last went.
+// backups makes backups when something has moved, proves them, and says how the
+// last of each place went.
 type backups struct {
-	dir   *backup.Dir
-	core  *core
-	node  string
-	every time.Duration
-	log   *slog.Logger
+	cfg    *Config
+	core   *core
+	node   string
+	log    *slog.Logger
+	places []*backupPlace
 
 	mu    sync.Mutex
-	moved bool // since the last backup began
-	last  *backup.Manifest
-	err   error // of the last try
-	tried time.Time
+	moved time.Time // since when something is in no backup; zero = nothing
 }
+
+// backupPlace is one place of --keep.
+type backupPlace struct {
+	vault *backup.Vault
+
+	mu      sync.Mutex
+	last    *backup.Head // made by any machine, as far as it is known here
+	seen    time.Time    // when the place was last in order
+	err     error        // of the last try
+	damaged int          // files found damaged by the last reading
+	drill   *backup.Drill
+}
+
+// lockFile is where this machine remembers the lock of its backups: one that
+// somebody puts into a bucket later does not count.
+const lockFile = "backup-lock"
 
 // startBackups begins to keep backups if this node shall.
 func (a *Agent) startBackups() error {
-	if a.cfg.Keep == "" {
+	if len(a.cfg.Keep) == 0 {
 		return nil
 	}
-	folder, err := keepPath(a.cfg.Keep)
+	b := &backups{cfg: &a.cfg, core: a.swarm.core, node: a.self.Name, log: a.log, moved: time.Now()}
+	lock, err := readOwn(a.cfg.StateDir, lockFile)
 	if err != nil {
 		return err
 	}
-	b := &backups{dir: backup.New(folder, a.cfg.Logger), core: a.swarm.core, node: a.self.Name, every: a.cfg.KeepEvery, log: a.log, moved: true}
+	for _, t := range a.cfg.Keep {
+		v, err := backup.New(backup.Config{Target: t, Lock: lock, Logger: a.cfg.Logger})
+		if err != nil {
+			return err
+		}
+		b.places = append(b.places, &backupPlace{vault: v})
+	}
 	a.backups.Store(b)
 	a.stack.run("backups", b.run)
 	return nil
 }
 
 // kept is a file of the backups, for a machine that lost its own. NotFound when
-// this node keeps none, or it is not in them.
-func (a *Agent) kept(ctx context.Context, ref cluster.Ref) (blob.File, error) {
+// this node keeps none, or it is in none of them.
+func (a *Agent) kept(ctx context.Context, ref cluster.Ref) (io.ReadCloser, int64, error) {
+	err := error(cluster.Errorf(cluster.NotFound, "file %s is not here", ref.Short()))
 	b := a.backups.Load()
 	if b == nil {
-		return nil, cluster.Errorf(cluster.NotFound, "file %s is not here", ref.Short())
+		return nil, 0, err
 	}
-	return b.dir.OpenBlob(ctx, ref)
+	for _, p := range b.places {
+		r, n, perr := p.vault.OpenBlob(ctx, ref)
+		if perr == nil {
+			return r, n, nil
+		}
+		if cluster.CodeOf(perr) != cluster.NotFound {
+			err = perr
+		}
+	}
+	return nil, 0, err
 }
 
 func (b *backups) run(ctx context.Context) error {
-	var watching sync.WaitGroup
-	defer watching.Wait()
+	var aside sync.WaitGroup
+	defer aside.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := b.core.machine.Watch()
 	defer w.Close()
-	watching.Go(func() {
+	aside.Go(func() {
 		for {
 			ch, err := w.Next(ctx)
 			if err != nil {
@@ -92,56 +108,127 @@ func (b *backups) run(ctx context.Context) error {
 			}
 			if len(ch.Jobs)+len(ch.Users)+len(ch.Tables) > 0 {
 				b.mu.Lock()
-				b.moved = true
+				if b.moved.IsZero() {
+					b.moved = time.Now()
+				}
 				b.mu.Unlock()
 			}
 		}
 	})
-	first := time.NewTimer(min(b.every, time.Minute))
-	defer first.Stop()
-	tick := time.NewTicker(b.every)
-	defer tick.Stop()
+	aside.Go(func() { b.drills(ctx) })
+	b.goOn(ctx)
+	for _, p := range b.places {
+		p.look(ctx)
+	}
+	next := time.NewTimer(min(b.cfg.KeepEvery, time.Minute))
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-first.C:
-		case <-tick.C:
+		case <-next.C:
 		}
-		b.mu.Lock()
-		due := b.moved
-		b.mu.Unlock()
-		if !due {
-			continue
-		}
-		if _, err := b.make(ctx); err != nil && ctx.Err() == nil {
-			b.log.Error("no whole backup was made", "folder", b.dir.Path(), "err", err)
-		}
+		b.turn(ctx)
+		next.Reset(b.cfg.KeepEvery)
 	}
 }
 
-// make makes a backup now.
-func (b *backups) make(ctx context.Context) (*backup.Manifest, error) {
+// turn makes a backup in each place if one is due, and reads some of it again.
+func (b *backups) turn(ctx context.Context) {
+	b.goOn(ctx)
 	b.mu.Lock()
-	b.moved = false
+	due := !b.moved.IsZero()
+	b.mu.Unlock()
+	for _, p := range b.places {
+		p.mu.Lock()
+		again := p.err != nil || p.damaged > 0
+		p.mu.Unlock()
+		if due || again {
+			if _, err := b.make(ctx, p); err != nil && ctx.Err() == nil {
+				b.log.Error("no whole backup was made", "place", p.vault.Place(), "err", err)
+			}
+		}
+		p.reread(ctx, b.log)
+	}
+}
+
+// look reads what the place has, so that the last backup and the last drill are
+// shown after a restart as well.
+func (p *backupPlace) look(ctx context.Context) {
+	all, err := p.vault.List(ctx)
+	drill, derr := p.vault.LastDrill(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if derr == nil {
+		p.drill = drill
+	}
+	if err == nil {
+		p.seen = time.Now()
+	}
+	if len(all) > 0 {
+		p.last = &all[0]
+	}
+	p.err = err
+}
+
+// make makes a backup now. Another machine that makes one in the same place is no
+// failure, and its backup counts.
+func (b *backups) make(ctx context.Context, p *backupPlace) (*backup.Manifest, error) {
+	b.mu.Lock()
+	moved := b.moved
+	b.moved = time.Time{}
 	b.mu.Unlock()
 	begin := time.Now()
-	m, err := b.dir.Run(ctx, b)
-	b.mu.Lock()
-	b.err, b.tried = err, time.Now()
-	if m != nil {
-		b.last = m
+	m, err := p.vault.Run(ctx, b)
+	if cluster.CodeOf(err) == cluster.Conflict {
+		if all, lerr := p.vault.List(ctx); lerr == nil && len(all) > 0 && time.Since(all[0].Made) < 2*b.cfg.KeepEvery {
+			p.mu.Lock()
+			p.last, p.seen, p.err = &all[0], time.Now(), nil
+			p.mu.Unlock()
+			return nil, err
+		}
 	}
-	b.moved = b.moved || err != nil
-	b.mu.Unlock()
+	p.mu.Lock()
+	p.err = err
+	if m != nil {
+		h := m.Head()
+		p.last = &h
+	}
+	if err == nil {
+		p.seen, p.damaged = time.Now(), 0
+	}
+	p.mu.Unlock()
 	if err != nil {
+		b.mu.Lock()
+		if b.moved.IsZero() {
+			b.moved = moved
+		}
+		b.mu.Unlock()
 		return m, err
 	}
-	b.log.Info("backup made", "name", m.Name, "files", len(m.Blobs), "bytes", m.Bytes(), "took", time.Since(begin).Round(time.Millisecond))
-	if err := b.dir.Thin(time.Now()); err != nil {
-		b.log.Warn("old backups were not thinned out", "err", err)
+	b.log.Info("backup made", "place", p.vault.Place(), "name", m.Name, "files", len(m.Blobs), "bytes", m.Bytes(), "took", time.Since(begin).Round(time.Millisecond))
+	if err := p.vault.Thin(ctx, time.Now()); err != nil {
+		b.log.Warn("old backups were not thinned out", "place", p.vault.Place(), "err", err)
 	}
 	return m, nil
+}
+
+// rereadBytes is how much of a place is read again with each turn: all of a small
+// workshop's, some of a large one's.
+const rereadBytes = 512 << 20
+
+func (p *backupPlace) reread(ctx context.Context, log *slog.Logger) {
+	m, err := p.vault.Find(ctx, "")
+	if err != nil {
+		return // the run has said why
+	}
+	bad, err := p.vault.Reread(ctx, m, rereadBytes)
+	if err != nil && ctx.Err() == nil {
+		log.Warn("a backup was not read again", "place", p.vault.Place(), "err", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.damaged += len(bad)
 }
 
 // Write writes the table down. What it names is what it named before or after
@@ -161,7 +248,12 @@ func (b *backups) Write(_ context.Context, w io.Writer) (backup.Image, error) {
 	names, docs := b.names()
 	slices.Sort(refs)
 	refs = slices.DeleteFunc(slices.Compact(refs), func(r cluster.Ref) bool { return !r.Valid() })
-	return backup.Image{Workshop: string(im.Lineage.Cluster), Node: b.node, Index: im.Index, Made: time.UnixMilli(im.Made), Refs: refs, Files: names, Docs: docs}, nil
+	out := backup.Image{Workshop: string(im.Lineage.Cluster), Node: b.node, Index: im.Index, Made: time.UnixMilli(im.Made), Refs: refs, Files: names, Docs: docs}
+	b.core.machine.Jobs(func(t *jobs.Table) {
+		c := t.Count()
+		out.Jobs = c.Waiting + c.Running + c.Done + c.Failed + c.Cancelled
+	})
+	return out, nil
 }
 
 // names are people's own names for their files, and their documents.
@@ -200,151 +292,102 @@ func (b *backups) Open(ctx context.Context, ref cluster.Ref) (blob.File, error) 
 	return b.core.mirror.Open(ctx, ref)
 }
 
-// checkBackups tells when the last backup is too old, or not whole.
+// Secrets are this machine's own files.
+func (b *backups) Secrets() (map[string][]byte, error) { return ownFiles(b.cfg) }
+
+// problem is why a place is not in order, nil when it is.
+func (p *backupPlace) problem(every time.Duration, moved time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch late := time.Since(moved); {
+	case p.err != nil:
+		return p.err
+	case p.damaged > 0:
+		return cluster.Errorf(cluster.Internal, "%d files of the backups in %s are damaged; they are copied again with the next one", p.damaged, p.vault.Place())
+	case p.last != nil && p.last.Missing > 0:
+		return cluster.Errorf(cluster.Internal, "%d files are not in the last backup in %s", p.last.Missing, p.vault.Place())
+	case !moved.IsZero() && late > 3*every+time.Minute:
+		return cluster.Errorf(cluster.Unavailable, "no backup has been made in %s for %s although the workshop has changed", p.vault.Place(), late.Round(time.Second))
+	case p.drill != nil && !p.drill.Proven():
+		return cluster.Errorf(cluster.Internal, "the last drill did not bring everything back from %s: %s", p.vault.Place(), p.drill)
+	}
+	return nil
+}
+
+// checkBackups tells when the last backup is too old, damaged, or not whole.
 func checkBackups(b *backups) check {
 	return check{
-		name: "backup", every: 10 * time.Second, fresh: time.Minute,
+		name: "backup", every: 5 * time.Second, fresh: time.Minute, grave: true,
 		cure: "see what is said; then try again: comfyume-agent backup run",
 		do: func(context.Context) (string, error) {
 			b.mu.Lock()
-			defer b.mu.Unlock()
-			switch {
-			case b.err != nil:
-				return "", b.err
-			case b.last == nil:
-				return "the first one is to come", nil
+			moved := b.moved
+			b.mu.Unlock()
+			var all []error
+			for _, p := range b.places {
+				all = append(all, p.problem(b.cfg.KeepEvery, moved))
 			}
-			return fmt.Sprintf("%s, %d files", b.last.Name, len(b.last.Blobs)), nil
+			if err := errors.Join(all...); err != nil {
+				return "", cluster.Errorf(cluster.Unavailable, "%s", messages(all))
+			}
+			return b.words(), nil
 		},
 	}
 }
 
-// Backup is one row of BackupList.
-type Backup struct {
-	Name    string    `json:"name"`
-	Node    string    `json:"node"`
-	Made    time.Time `json:"made"`
-	Files   int       `json:"files"`
-	Bytes   int64     `json:"bytes"`
-	Missing int       `json:"missing"` // files that were not to be had
-}
-
-// BackupList answers GET /api/backup.
-type BackupList struct {
-	Schema  int      `json:"schema_version"`
-	Folder  string   `json:"folder"`
-	Backups []Backup `json:"backups"` // the newest first
-	Problem string   `json:"problem,omitempty"`
-}
-
-// BackupCheck answers POST /api/backup/verify.
-type BackupCheck struct {
-	Backup  Backup        `json:"backup"`
-	Damaged []cluster.Ref `json:"damaged"`
-}
-
-func rowOf(m *backup.Manifest) Backup {
-	return Backup{Name: m.Name, Node: m.Node, Made: m.Made, Files: len(m.Blobs), Bytes: m.Bytes(), Missing: len(m.Missing)}
-}
-
-// keeping is what this node keeps.
-func (a *api) keeping() (*backups, error) {
-	if b := a.agent.backups.Load(); b != nil {
-		return b, nil
-	}
-	return nil, cluster.Errorf(cluster.NotFound, "this node keeps no backups: ask the one that was started with --keep, or start this one with --keep=dir:FOLDER")
-}
-
-// backupVerb answers what a backup command asks.
-func (a *api) backupVerb(do func(ctx context.Context, b *backups, r *http.Request) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		b, err := a.keeping()
-		var out any
+func messages(all []error) (out string) {
+	for _, err := range all {
 		if err == nil {
-			out, err = do(r.Context(), b, r)
+			continue
 		}
-		if err != nil {
-			answerError(w, err)
-			return
+		if out != "" {
+			out += "; "
 		}
-		answer(w, http.StatusOK, out)
+		out += sentence(err)
 	}
+	return out
 }
 
-func listBackups(_ context.Context, b *backups, _ *http.Request) (any, error) {
-	all, err := b.dir.List()
-	if err != nil && len(all) == 0 {
-		return nil, err
+// words say in one line how the backups are.
+func (b *backups) words() (out string) {
+	for _, s := range b.states() {
+		if out != "" {
+			out += "; "
+		}
+		switch {
+		case s.Made == 0:
+			out += s.Place + ": the first one is to come"
+		default:
+			out += fmt.Sprintf("%s: %s, %d files", s.Place, humanize.Time(time.UnixMilli(s.Made)), s.Files)
+		}
+		if s.Proven == 0 {
+			out += ", no restore proven yet"
+		} else {
+			out += ", last proven restore " + time.UnixMilli(s.Proven).Format(time.DateTime)
+		}
 	}
-	out := BackupList{Schema: 1, Folder: b.dir.Path(), Backups: []Backup{}}
-	if err != nil {
-		out.Problem = cluster.MessageOf(err)
-	}
-	for i := range all {
-		out.Backups = append(out.Backups, rowOf(&all[i]))
-	}
-	return out, nil
+	return out
 }
 
-func prepareBackups(_ context.Context, b *backups, _ *http.Request) (any, error) {
-	if err := b.dir.Prepare(string(b.core.raft.Lineage().Cluster)); err != nil {
-		return nil, err
-	}
+// states are the places, for pages.
+func (b *backups) states() (out []ui.Backup) {
 	b.mu.Lock()
-	b.err, b.moved = nil, true
+	moved := b.moved
 	b.mu.Unlock()
-	return BackupList{Schema: 1, Folder: b.dir.Path(), Backups: []Backup{}}, nil
-}
-
-func makeBackup(ctx context.Context, b *backups, _ *http.Request) (any, error) {
-	m, err := b.make(ctx)
-	if err != nil {
-		return nil, err
+	for _, p := range b.places {
+		s := ui.Backup{Place: p.vault.Place()}
+		if err := p.problem(b.cfg.KeepEvery, moved); err != nil {
+			s.Problem = sentence(err)
+		}
+		p.mu.Lock()
+		if p.last != nil {
+			s.Name, s.Made, s.Files, s.Bytes, s.Missing = p.last.Name, p.last.Made.UnixMilli(), p.last.Files, p.last.Bytes, p.last.Missing
+		}
+		if p.drill != nil && p.drill.Proven() {
+			s.Proven = p.drill.Made.UnixMilli()
+		}
+		p.mu.Unlock()
+		out = append(out, s)
 	}
-	return rowOf(m), nil
-}
-
-func verifyBackup(ctx context.Context, b *backups, r *http.Request) (any, error) {
-	m, err := b.dir.Find(r.URL.Query().Get("name"))
-	if err != nil {
-		return nil, err
-	}
-	bad, err := b.dir.Verify(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	if len(bad) > 0 {
-		b.mu.Lock()
-		b.moved = true // the next one copies them again
-		b.mu.Unlock()
-	}
-	return BackupCheck{Backup: rowOf(m), Damaged: append([]cluster.Ref{}, bad...)}, nil
-}
-
-// restoreBackup puts the table back to a backup's. Files come from the folder, as
-// they are asked for and by and by.
-func (a *api) restoreBackup(ctx context.Context, b *backups, r *http.Request) (any, error) {
-	m, err := b.dir.Find(r.URL.Query().Get("name"))
-	if err != nil {
-		return nil, err
-	}
-	f, err := b.dir.OpenTable(m)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	confirmed := r.URL.Query().Get("confirm") == "true"
-	text, err := a.restoreFrom(ctx, f, confirmed)
-	if err != nil {
-		return nil, err
-	}
-	if n := len(m.Missing); n > 0 {
-		text += fmt.Sprintf(" %d files are not in that backup.", n)
-	}
-	if confirmed {
-		err = b.dir.Prepare(string(b.core.raft.Lineage().Cluster)) // this workshop goes on with that one's backups
-	}
-	return struct {
-		Text string `json:"text"`
-	}{fmt.Sprintf("Backup %s: %s", m.Name, text)}, err
+	return out
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/tailnet"
+	"github.com/ahelme/comfyume/roles/backup"
 )
 
 // Secret is a text that no log and no page may show.
@@ -102,9 +103,13 @@ type Config struct {
 	DeadManHook  string // "" = none
 	SpotNotice   string // file or address, "" = none
 
-	ProbeListen  string // host:port, "" = nowhere
-	Keep         string // where backups go, "" = nowhere
+	ProbeListen  string          // host:port, "" = nowhere
+	Keep         []backup.Target // where backups go
 	KeepEvery    time.Duration
+	KeepKeys     backup.Keys // of buckets
+	DrillEvery   time.Duration
+	RecoveryKey  Secret // of backups; "" = it is given when it is needed
+	Given        Secret // what was set, as KEY=value lines; goes into backups, encrypted
 	Wake         string // address or command, "" = none
 	WakeReplicas int
 	WakeToken    Secret
@@ -119,6 +124,9 @@ type Config struct {
 func (c *Config) Core() bool {
 	return c.Has(cluster.Queue) || c.Has(cluster.Gateway) || c.Has(cluster.Backup)
 }
+
+// Keeps reports whether the node holds a copy of every file.
+func (c *Config) Keeps() bool { return c.Has(cluster.Gateway) || c.Has(cluster.Backup) }
 
 // Has reports whether the node plays a role.
 func (c *Config) Has(r cluster.Role) bool { return slices.Contains(c.Roles, r) }
@@ -142,7 +150,7 @@ func (v *Values) Config() (Config, error) {
 		NoProgress: must(parseDuration(v.text("no-progress"))),
 		IdleAfter:  must(parseDuration(v.text("idle-after"))), IdleHook: v.text("idle-hook"), DeadManAfter: must(parseDuration(v.text("dead-man-after"))),
 		DeadManHook: v.text("dead-man-hook"), SpotNotice: v.text("spot-notice"),
-		Keep: v.text("keep"), KeepEvery: must(parseDuration(v.text("keep-every"))),
+		KeepEvery: must(parseDuration(v.text("keep-every"))), DrillEvery: must(parseDuration(v.text("drill-every"))), Given: Secret(v.lines()),
 		ProbeListen: v.text("probe-listen"), Wake: v.text("wake"), WakeReplicas: int(must(parseNumber(v.text("wake-replicas")))), WakeToken: Secret(v.text("wake-token")),
 		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
@@ -156,6 +164,9 @@ func (v *Values) Config() (Config, error) {
 	}
 	for _, d := range parseList(v.text("models-dir")) {
 		c.ModelDirs = append(c.ModelDirs, absolute(d))
+	}
+	if err := v.keeping(&c); err != nil {
+		return Config{}, err
 	}
 	var err error
 	if c.Price, err = parsePrice(v.text("gpu-price")); err != nil {
@@ -198,8 +209,6 @@ const maxPassword = 72
 func (c *Config) Validate() error {
 	bad := func(format string, args ...any) error { return cluster.Errorf(cluster.Invalid, format, args...) }
 	switch {
-	case c.Has(cluster.Backup):
-		return bad("the role backup is not in this version yet: leave it out of --roles")
 	case len(c.Roles) == 0:
 		return bad("say what this node does, e.g. --roles=gateway,queue,gpu, or use --dev for a whole workshop on this machine")
 	case c.Dev && (!c.Has(cluster.Queue) || !c.Has(cluster.Gateway)):
@@ -212,11 +221,11 @@ func (c *Config) Validate() error {
 		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
 	case !c.Has(cluster.GPU) && c.ProbeListen != "":
 		return bad("--probe-listen is for a serverless container, and --roles=%s has no gpu: leave it out", joinRoles(c.Roles))
-	case c.Keep != "" && keepError(c.Keep) != nil:
-		return keepError(c.Keep)
-	case c.Keep != "" && !c.Has(cluster.Gateway):
-		return bad("--keep=%s: only a node with the role gateway has all files to keep", c.Keep)
-	case c.Keep != "" && c.KeepEvery < time.Second:
+	case len(c.Keep) > 0 && !c.Keeps():
+		return bad("--keep=%s: only a node with the role gateway or backup has all files to keep", c.Keep[0].Spec)
+	case c.Has(cluster.Backup) && len(c.Keep) == 0:
+		return bad("the role backup needs to know where to: --keep=dir:/mnt/backup or --keep=s3:https://HOST/BUCKET")
+	case len(c.Keep) > 0 && c.KeepEvery < time.Second:
 		return bad("--keep-every=%s: use a second or more, e.g. 5m", c.KeepEvery)
 	case c.Wake != "" && !c.Has(cluster.Queue):
 		return bad("--wake is for a node that can lead the queue, and --roles=%s has no queue: give it there", joinRoles(c.Roles))

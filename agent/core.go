@@ -113,7 +113,7 @@ func (c *core) start(s *swarm, stack *stack) (err error) {
 		}
 		return c.membership.run(ctx)
 	})
-	if s.cfg.Has(cluster.Gateway) {
+	if s.cfg.Keeps() {
 		c.mirror = peer.NewMirror(peer.MirrorConfig{
 			Client: s.client, Local: s.blobs, Others: s.keepers, Last: s.last, Refs: c.machine.Refs, Watch: func() peer.Changes { return c.machine.Watch() }, Logger: s.cfg.Logger,
 		})

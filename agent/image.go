@@ -122,7 +122,7 @@ func (a *api) restoreFrom(ctx context.Context, from io.Reader, confirmed bool) (
 	if !confirmed {
 		return text, nil
 	}
-	if err := c.raft.Restore(ctx, im, io.LimitReader(from, im.Size)); err != nil {
+	if err := restoreTable(ctx, c, im, from); err != nil {
 		return "", err
 	}
 	return "Restored. " + text, nil

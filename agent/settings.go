@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/ahelme/comfyume/roles/backup"
 )
 
 // Shape says how a setting's text is read.
@@ -42,6 +44,7 @@ const (
 	groupPeople   = "People"
 	groupFrontend = "ComfyUI frontend and templates"
 	groupGPU      = "GPU"
+	groupKeep     = "Backups"
 	groupLog      = "Logs"
 )
 
@@ -58,8 +61,14 @@ func Settings() []Setting {
 		{Name: "state-dir", Shape: Path, Default: DefaultStateDir(), Group: groupNode, Help: "Folder of everything that must survive a restart. One agent per folder."},
 		{Name: "hostname", Shape: Text, Group: groupNode, Help: "Name of this node on pages. Default: the machine's own."},
 		{Name: "site-listen", Shape: Text, Default: "127.0.0.1:7180", Group: groupNode, Help: "Where this node's own site listens; the next free port when the default is taken."},
-		{Name: "keep", Shape: Text, Group: groupNode, Help: "On a gateway node: where backups of the whole workshop are kept, e.g. dir:/mnt/backup, a folder on another disk or machine. Prepare it once: comfyume-agent backup init."},
-		{Name: "keep-every", Shape: Duration, Default: "5m", Group: groupNode, Help: "How often a backup is made when something has changed."},
+		{Name: "keep", Shape: List, Group: groupKeep, Help: "Where backups of the whole workshop go: dir:/mnt/backup (a folder on another disk or machine), s3:https://ACCOUNT.eu.r2.cloudflarestorage.com/BUCKET, or several. Prepare them once: comfyume-agent backup init."},
+		{Name: "keep-every", Shape: Duration, Default: "5m", Group: groupKeep, Help: "How often a backup is made when something has changed."},
+		{Name: "keep-key-id", Env: "R2_ACCESS_KEY_ID", Shape: Text, Secret: true, Group: groupKeep, Help: "Access key of the buckets."},
+		{Name: "keep-key-secret", Env: "R2_SECRET_ACCESS_KEY", Shape: Text, Secret: true, Group: groupKeep, Help: "Secret of that key."},
+		{Name: "keep-ca", Shape: Path, Group: groupKeep, Help: "PEM file with the authority behind an S3 server's certificate, if the system does not know it."},
+		{Name: "keep-legacy", Shape: List, Default: strings.Join(backup.LegacyBuckets(), ","), Group: groupKeep, Help: "Buckets that are kept as they are and never written to."},
+		{Name: "drill-every", Shape: Duration, Default: "24h", Group: groupKeep, Help: "How often a restore is proven by doing it into an empty folder; needs the recovery key."},
+		{Name: "recovery-key", Shape: Text, Secret: true, Group: groupKeep, Help: "Key of the recovery kit, for drills on schedule and for a restore."},
 		{Name: "grace", Shape: Duration, Default: "30s", Group: groupNode, Help: "How long stopping may take."},
 		{Name: "env-file", Shape: Path, Group: groupNode, Help: "File of KEY=value lines. The environment wins over it. Keys of other software in it are ignored."},
 

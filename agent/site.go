@@ -241,6 +241,8 @@ func routes(a *api, dashboard http.Handler, metrics prometheus.Gatherer) http.Ha
 		"POST /api/backup/run":            a.backupVerb(makeBackup),
 		"POST /api/backup/verify":         a.backupVerb(verifyBackup),
 		"POST /api/backup/restore":        a.backupVerb(a.restoreBackup),
+		"POST /api/backup/drill":          a.backupVerb(drillBackup),
+		"GET /api/backup/status":          a.backupVerb(backupStatus),
 	} {
 		mux.HandleFunc(pattern, h)
 	}

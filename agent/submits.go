@@ -53,7 +53,7 @@ func (a *Agent) atGateway(ctx context.Context, v peer.Verb, in, out any) error {
 		return a.swarm.client.Call(ctx, a.self.ID, v, in, out)
 	}
 	err := error(cluster.Errorf(cluster.Unavailable, "no gateway is there to queue it: start a node with the role gateway"))
-	for _, id := range a.swarm.keepers() {
+	for _, id := range a.swarm.gateways() {
 		if err = a.swarm.client.Call(ctx, id, v, in, out); cluster.CodeOf(err) != cluster.Unavailable {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -58,7 +59,7 @@ type swarm struct {
 }
 
 // keptFile returns a file from where it was kept beside the workshop.
-type keptFile func(ctx context.Context, ref cluster.Ref) (blob.File, error)
+type keptFile func(ctx context.Context, ref cluster.Ref) (io.ReadCloser, int64, error)
 
 // newSwarm builds this node's part. Nothing runs before start.
 func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm, error) {
@@ -186,9 +187,17 @@ func (s *swarm) targets() []peer.Target {
 	return out
 }
 
-// keepers are the other nodes that keep blobs: the gateways.
-func (s *swarm) keepers() []cluster.NodeID {
+// gateways are the other nodes with a door.
+func (s *swarm) gateways() []cluster.NodeID {
 	return slices.DeleteFunc(s.otherCores(), func(id cluster.NodeID) bool { return !s.hasRole(id, cluster.Gateway) })
+}
+
+// keepers are the other nodes that keep blobs: the gateways, then those that are
+// there for backups.
+func (s *swarm) keepers() []cluster.NodeID {
+	return append(s.gateways(), slices.DeleteFunc(s.otherCores(), func(id cluster.NodeID) bool {
+		return s.hasRole(id, cluster.Gateway) || !s.hasRole(id, cluster.Backup)
+	})...)
 }
 
 // said is this node's report, for the others and for its own page.

@@ -63,7 +63,7 @@ func (v *view) Troubles(ctx context.Context, word string) (ui.Troubles, error) {
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for _, id := range append(v.swarm.keepers(), v.swarm.self.ID) {
+	for _, id := range append(v.swarm.gateways(), v.swarm.self.ID) {
 		wg.Go(func() {
 			var found []gateway.Problem
 			err := v.swarm.client.Call(ctx, id, verbTroubles, q, &found)

@@ -223,6 +223,19 @@ func (l *loader) participants() error {
 // All lists every effective value, participants' keys last.
 func (v *Values) All() []Value { return append(slices.Clone(v.rows), v.credentials...) }
 
+// lines are the settings that somebody gave, as a file of KEY=value lines. Where the
+// state lies is the machine's own affair, and not among them.
+func (v *Values) lines() string {
+	var out strings.Builder
+	for _, r := range v.All() {
+		if r.Origin == FromDefault || r.Name == "state-dir" || r.Name == "env-file" || r.Name == "form" {
+			continue
+		}
+		fmt.Fprintf(&out, "%s=%q\n", r.Env, r.Text)
+	}
+	return out.String()
+}
+
 // text is the effective text of a setting in the table.
 func (v *Values) text(name string) string {
 	for _, r := range v.rows {

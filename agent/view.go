@@ -55,6 +55,7 @@ func (v *view) View() ui.View {
 	out.Nodes = v.nodes(log, all)
 	out.Workers = v.workers(all)
 	out.Log = v.log(log)
+	out.Backups = v.backups(all)
 	online := map[cluster.User]int{}
 	up := false
 	for _, h := range all {
@@ -137,6 +138,20 @@ func (v *view) head(s consensus.Status, all []heardOf) ui.Head {
 		}
 	}
 	return h
+}
+
+// backups are all places of backups, as the nodes that keep them there see them.
+func (v *view) backups(all []heardOf) (out []ui.Backup) {
+	for _, h := range all {
+		for _, b := range h.Backups {
+			b.Node = h.Member.Name
+			if v.now().Sub(h.at) > fresh {
+				b.Problem = "node " + b.Node + " is silent"
+			}
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 // name is how people call a node.

@@ -96,6 +96,7 @@ type View struct {
 	People    []Person  `json:"people"`
 	Audit     []Act     `json:"audit"`
 	Log       Log       `json:"log"`
+	Backups   []Backup  `json:"backups,omitempty"`
 }
 
 // Bounds of the lists.
@@ -210,6 +211,19 @@ type Worker struct {
 	Loading  int              `json:"loading_s"`          // seconds that this took, as far as it is known
 	Lacks    []string         `json:"lacks,omitempty"`    // of the workshop's templates: "name: what it has not"
 	Frontend string           `json:"frontend,omitempty"` // version that this ComfyUI is made for
+}
+
+// Backup is a place of backups, as the node sees it that keeps them there.
+type Backup struct {
+	Node    string `json:"node"`
+	Place   string `json:"place"`
+	Name    string `json:"name"` // of the last one
+	Made    int64  `json:"made"` // 0 = none yet
+	Files   int    `json:"files"`
+	Bytes   int64  `json:"bytes"`
+	Missing int    `json:"missing"`
+	Proven  int64  `json:"proven"` // last restore that brought everything back, 0 = none yet
+	Problem string `json:"problem,omitempty"`
 }
 
 // Job is one row of Queue or Recent.

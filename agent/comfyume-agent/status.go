@@ -109,6 +109,9 @@ func screen(out io.Writer, v agent.View) error {
 	}
 	fmt.Fprintf(out, "QUEUE      %d waiting, %d running, %d done, %d failed, %d cancelled\n", v.Counts.Waiting, v.Counts.Running, v.Counts.Done, v.Counts.Failed, v.Counts.Cancelled)
 	fmt.Fprintf(out, "PEOPLE     %d of %d online\n", v.Counts.Online, v.Counts.People)
+	for _, b := range v.Backups {
+		fmt.Fprintf(out, "BACKUP     %s\n", backupWords(b))
+	}
 	for _, k := range v.Workers {
 		for _, l := range k.Lacks {
 			fmt.Fprintf(out, "- %s lacks for template %s\n", k.ID, l)
@@ -125,6 +128,23 @@ func screen(out io.Writer, v agent.View) error {
 		fmt.Fprintf(out, "! %s\n", what)
 	}
 	return nil
+}
+
+// backupWords say how the backups in a place are.
+func backupWords(b agent.BackupState) string {
+	text := b.Place + ": none yet"
+	if b.Made > 0 {
+		text = fmt.Sprintf("%s: %s, %s, %s", b.Place, humanize.Time(time.UnixMilli(b.Made)), count(b.Files, "file", "files"), humanize.Bytes(uint64(max(0, b.Bytes))))
+	}
+	if b.Proven > 0 {
+		text += ", last proven restore " + time.UnixMilli(b.Proven).Format(time.DateTime)
+	} else {
+		text += ", no restore proven yet"
+	}
+	if b.Problem != "" {
+		text += "; " + b.Problem
+	}
+	return text
 }
 
 // resident names the first of the models in a GPU's memory.

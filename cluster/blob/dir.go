@@ -60,7 +60,7 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	}
 	cfg.Logger = cfg.Logger.With("component", "blob")
 	if cfg.Space == nil {
-		cfg.Space = volumeSpace
+		cfg.Space = VolumeSpace
 	}
 	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}, shelves: map[string]bool{}}
 	if err := os.RemoveAll(d.tmp()); err != nil {

@@ -96,8 +96,8 @@ func copyReserved(ctx context.Context, w io.Writer, r io.Reader, size int64, spa
 	}
 }
 
-// volumeSpace asks the system; free is what an ordinary user may still take.
-func volumeSpace(path string) (free, total int64, err error) {
+// VolumeSpace asks the system about the volume of a path; free is what an ordinary user may still take.
+func VolumeSpace(path string) (free, total int64, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {
 		return 0, 0, err

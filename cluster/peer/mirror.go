@@ -27,7 +27,7 @@ type MirrorConfig struct {
 	Others Keepers // the other nodes that keep blobs
 	// Last is asked for what no other node has, as after the loss of all of them.
 	// Nil: there is nobody.
-	Last func(ctx context.Context, ref cluster.Ref) (blob.File, error)
+	Last func(ctx context.Context, ref cluster.Ref) (io.ReadCloser, int64, error)
 	// Refs lists what rows that moved refer to; all rows when Tables["all"] is set.
 	Refs   func(cluster.Change) []cluster.Ref
 	Watch  func() Changes
@@ -95,12 +95,15 @@ func (m *Mirror) fetch(ctx context.Context, ref cluster.Ref) error {
 
 // last copies one blob from where it was kept.
 func (m *Mirror) last(ctx context.Context, ref cluster.Ref) error {
-	f, err := m.cfg.Last(ctx, ref)
+	r, size, err := m.cfg.Last(ctx, ref)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, _, err = m.cfg.Local.Put(ctx, f, f.Size()) // it was verified when it was opened
+	defer r.Close()
+	got, _, err := m.cfg.Local.Put(ctx, r, size)
+	if err == nil && got != ref {
+		err = cluster.Errorf(cluster.Internal, "the copy of file %s that was kept is damaged", ref.Short())
+	}
 	return err
 }
 

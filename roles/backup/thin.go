@@ -1,10 +1,9 @@
 package backup
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -16,21 +15,21 @@ var kept = []struct{ age, every time.Duration }{
 	{90 * 24 * time.Hour, 24 * time.Hour},
 }
 
-// Thin forgets the backups that are not kept, and their tables. The newest, and
-// the newest one that is whole, are always kept.
-func (d *Dir) Thin(now time.Time) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all, err := d.List()
+// Thin forgets the backups that are not kept, and what only they had encrypted. The
+// newest, and the newest one that is whole, are always kept.
+func (v *Vault) Thin(ctx context.Context, now time.Time) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	all, err := v.List(ctx)
 	if err != nil {
 		return err
 	}
 	keep, whole := map[string]bool{}, false
-	used := map[string]bool{} // tables
+	used := map[string]bool{} // encrypted objects
 	last := map[int]time.Time{}
 	for i, m := range all {
-		take := i == 0 || !whole && len(m.Missing) == 0
-		whole = whole || len(m.Missing) == 0
+		take := i == 0 || !whole && m.Missing == 0
+		whole = whole || m.Missing == 0
 		for k, rule := range kept {
 			if now.Sub(m.Made) > rule.age {
 				continue
@@ -41,7 +40,9 @@ func (d *Dir) Thin(now time.Time) error {
 			break
 		}
 		if keep[m.Name] = take; take {
-			used[m.Table.File] = true
+			for _, name := range m.encrypted {
+				used[name] = true
+			}
 		}
 	}
 	for i := range all {
@@ -49,10 +50,14 @@ func (d *Dir) Thin(now time.Time) error {
 		if keep[m.Name] {
 			continue
 		}
-		err = errors.Join(err, os.Remove(filepath.Join(d.path, manifests, m.Name+".json")))
-		if !used[m.Table.File] {
-			err = errors.Join(err, os.Remove(d.tablePath(m)))
-			used[m.Table.File] = true // another of these may have had it too
+		err = errors.Join(err, v.shelf.Remove(ctx, manifests+m.Name+".json"))
+		v.read.Lock()
+		delete(v.read.heads, m.Name)
+		v.read.Unlock()
+		for _, name := range m.encrypted {
+			if !used[name] {
+				err = errors.Join(err, v.shelf.Remove(ctx, name))
+			}
 		}
 	}
 	if err != nil {

@@ -23,6 +23,7 @@ const sections = {
   people: () => draw.people(view, act, look),
   audit: () => draw.audit(view.audit),
   log: () => draw.log(view),
+  backups: () => draw.backups(view.backups),
 };
 
 /** also are the sections that show something of another one. */

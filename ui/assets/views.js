@@ -87,6 +87,17 @@ export function nodes(list, act) {
   "No machine is known yet.");
 }
 
+/** backups shows each place of backups: the last one, and when a restore was last proven. */
+export function backups(list) {
+  $("kept").hidden = !list;
+  rows($("backups"), list ?? [], (b) => `${b.node} ${b.place}`, (b) =>
+    el("li", {}, pill(b.problem ? "problem" : "in order", b.problem ? "fail" : "good"), " ", el("b", {}, b.place), ` by ${b.node}`,
+      el("div", { class: "quiet" }, ...(b.made ? ["last one ", since(b.made), ` ago, ${b.files} files, ${bytes(b.bytes)}`] : ["none yet"]),
+        ...(b.proven ? ["; last proven restore ", since(b.proven), " ago"] : ["; no restore proven yet: comfyume-agent backup drill"])),
+      b.problem ? el("div", {}, b.problem) : ""),
+  "");
+}
+
 export function log(view) {
   const l = view.log;
   text($("log-title"), `Replicated log: ${plural(l.servers.length, "member")}, generation ${l.generation}`);
