@@ -62,7 +62,7 @@ func (a *Agent) startBackups() error {
 		return err
 	}
 	for _, t := range a.cfg.Keep {
-		v, err := backup.New(backup.Config{Target: t, Lock: lock, Logger: a.cfg.Logger})
+		v, err := backup.New(backup.Config{Target: t, Lock: lock, Owner: string(a.self.ID), Logger: a.cfg.Logger})
 		if err != nil {
 			return err
 		}

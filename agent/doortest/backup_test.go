@@ -344,3 +344,64 @@ func readable(t *testing.T, keep, name string, want []byte) {
 	}
 	t.Errorf("%s is not in the manifest", name)
 }
+
+// TestBackupIsRestoredWithoutThisProgram runs what the guide says: a standard S3 tool
+// copies the bucket, the script gives the files their names back.
+func TestBackupIsRestoredWithoutThisProgram(t *testing.T) {
+	s := s3test.Start(t)
+	k := keeping{spec: s.Spec, path: s.Bucket, env: s.Env(), server: s}
+	a := k.start(t)
+	k.kit(t, a)
+	picture, _ := work(t, a.Client("user001"))
+	does(t, a, "backup", "run")
+	a.Kill()
+	here := t.TempDir()
+	sync := exec.Command("rclone", "copy", "--ca-cert="+s.CA, "r2:films", here)
+	sync.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, "RCLONE_CONFIG=/dev/null", "RCLONE_CONFIG_R2_TYPE=s3", "RCLONE_CONFIG_R2_PROVIDER=Other", "RCLONE_CONFIG_R2_REGION=us-east-1",
+		"RCLONE_CONFIG_R2_ENDPOINT="+strings.TrimSuffix(strings.TrimPrefix(s.Spec, "s3:"), "/films"), "RCLONE_CONFIG_R2_ACCESS_KEY_ID="+s.ID, "RCLONE_CONFIG_R2_SECRET_ACCESS_KEY="+s.Secret)
+	if out, err := sync.CombinedOutput(); err != nil {
+		t.Fatalf("rclone (Debian package rclone): %v\n%s", err, out)
+	}
+	guide, err := os.ReadFile("../../deploy/guide/backup.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(guide), "## Without this program")
+	_, script, found := strings.Cut(script, "    cd /mnt/backup\n")
+	script, _, ends := strings.Cut(script, "      done\n")
+	if !found || !ends {
+		t.Fatal("the guide has no script any more")
+	}
+	restored := t.TempDir()
+	sh := exec.Command("sh", "-ec", strings.ReplaceAll(script, "/tmp/restored", restored)+"done\n")
+	sh.Dir = here
+	if out, err := sh.CombinedOutput(); err != nil {
+		t.Fatalf("the guide's script (needs jq): %v\n%s", err, out)
+	}
+	for name, want := range map[string][]byte{"user001/output/kept_00001_.png": picture, "user001/documents/workflows/film.json": []byte(film)} {
+		if got, err := os.ReadFile(filepath.Join(restored, name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is %.40q, %v", name, got, err)
+		}
+	}
+}
+
+// A machine for backups alone gets all files from the gateway and keeps them outside.
+func TestBackupsOnAMachineOfTheirOwn(t *testing.T) {
+	hall, path := doortest.Hall(t), t.TempDir()
+	lead := doortest.Start(t, doortest.Options{Roles: "queue,gateway,gpu", Hall: hall, Name: "mello", Args: []string{"--comfyui-url", "sketch"}})
+	keep := doortest.Start(t, doortest.Options{Roles: "backup", Hall: hall, Name: "mac", Args: []string{"--keep=dir:" + path, "--keep-every=1h"}})
+	picture, _ := work(t, lead.Client("user001"))
+	doortest.Until(t, time.Minute, "the place is prepared", func() bool {
+		_, err := cli(t, keep, "backup", "init", "--kit="+filepath.Join(t.TempDir(), "kit"))
+		return err == nil
+	})
+	doortest.Until(t, time.Minute, "the backup is whole", func() bool {
+		_, err := cli(t, keep, "backup", "run")
+		return err == nil
+	})
+	readable(t, path, "user001/output/kept_00001_.png", picture)
+	doortest.Until(t, time.Minute, "the gateway's status shows it", func() bool {
+		out, _ := cli(t, lead, "status")
+		return strings.Contains(out, "BACKUP     "+path)
+	})
+}

@@ -134,7 +134,10 @@ type Config struct {
 	Target Target
 	// Lock that the place must have, if it is known: one that somebody else put there
 	// would let them read what is secret.
-	Lock   string
+	Lock string
+	// Owner is this machine's id: what it left behind when it broke off keeps it from
+	// nothing. One process of a machine at a time uses a place.
+	Owner  string
 	Logger *slog.Logger
 }
 

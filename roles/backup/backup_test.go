@@ -70,11 +70,12 @@ type place struct {
 	target backup.Target
 	path   string
 	server *s3test.Server // of a bucket
+	owner  string
 }
 
 func (p place) vault(t *testing.T) *backup.Vault {
 	t.Helper()
-	v, err := backup.New(backup.Config{Target: p.target, Logger: slog.New(slog.DiscardHandler)})
+	v, err := backup.New(backup.Config{Target: p.target, Owner: p.owner, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

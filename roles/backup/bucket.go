@@ -115,7 +115,7 @@ func base64Of(hexed string) string {
 
 func (b *bucket) Put(ctx context.Context, name string, from io.ReaderAt, size int64, sum string) error {
 	var err error
-	if size > partSize {
+	if size > b.t.part {
 		err = b.putParts(ctx, name, from, size, sum)
 	} else {
 		err = b.putWhole(ctx, name, from, size, sum, minio.PutObjectOptions{})
@@ -141,7 +141,7 @@ func (b *bucket) putWhole(ctx context.Context, name string, from io.ReaderAt, si
 	if n != size || s != sum {
 		return cluster.Errorf(cluster.Internal, "%s was read as other bytes than it has: it was not stored", name)
 	}
-	ctx, w := whileItMoves(ctx)
+	ctx, w := whileItMoves(ctx, b.t.still)
 	defer w.stop()
 	_, err = b.core.PutObject(ctx, b.t.bucket, b.at(name), w.reader(io.NewSectionReader(from, 0, size)), size, base64Of(m), s, o)
 	if err != nil {
@@ -158,7 +158,7 @@ func (b *bucket) Create(ctx context.Context, name string, data []byte) error {
 }
 
 func (b *bucket) Open(ctx context.Context, name string) (io.ReadCloser, int64, error) {
-	ctx, w := whileItMoves(ctx)
+	ctx, w := whileItMoves(ctx, b.t.still)
 	body, info, _, err := b.core.GetObject(ctx, b.t.bucket, b.at(name), minio.GetObjectOptions{})
 	if err != nil {
 		err = b.failed("get", name, w.why(err))
@@ -219,18 +219,19 @@ func (b *bucket) Remove(ctx context.Context, name string) error {
 // stillFor is how long a transfer with a bucket may stand still.
 const stillFor = 30 * time.Second
 
-var errStill = cluster.Errorf(cluster.Unavailable, "the transfer stood still for %s", stillFor)
+var errStill = cluster.Errorf(cluster.Unavailable, "the transfer stood still: the other end does not answer; it is tried again with the next backup")
 
 // watch ends a transfer that stands still.
 type watch struct {
+	still time.Duration
 	timer *time.Timer
 	end   context.CancelCauseFunc
 	cause func() error
 }
 
-func whileItMoves(ctx context.Context) (context.Context, *watch) {
+func whileItMoves(ctx context.Context, still time.Duration) (context.Context, *watch) {
 	ctx, end := context.WithCancelCause(ctx)
-	return ctx, &watch{timer: time.AfterFunc(stillFor, func() { end(errStill) }), end: end, cause: func() error { return context.Cause(ctx) }}
+	return ctx, &watch{still: still, timer: time.AfterFunc(still, func() { end(errStill) }), end: end, cause: func() error { return context.Cause(ctx) }}
 }
 
 func (w *watch) stop() {
@@ -266,7 +267,7 @@ type moving struct {
 func (m *moving) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
 	if n > 0 {
-		m.w.timer.Reset(stillFor)
+		m.w.timer.Reset(m.w.still)
 	}
 	return n, err
 }

@@ -24,8 +24,8 @@ func (b *bucket) putParts(ctx context.Context, name string, from io.ReaderAt, si
 	}
 	whole := newSum()
 	var done []minio.CompletePart
-	for i, off := 1, int64(0); off < size; i, off = i+1, off+partSize {
-		n := min(partSize, size-off)
+	for i, off := 1, int64(0); off < size; i, off = i+1, off+b.t.part {
+		n := min(b.t.part, size-off)
 		m, s, got, err := sums(ctx, io.TeeReader(io.NewSectionReader(from, off, n), whole))
 		if err != nil || got != n {
 			return errors.Join(cluster.Errorf(cluster.Internal, "%s could not be read whole (%d of %d bytes at %d)", name, got, n, off), err)
@@ -34,7 +34,7 @@ func (b *bucket) putParts(ctx context.Context, name string, from io.ReaderAt, si
 			done = append(done, minio.CompletePart{PartNumber: i, ETag: p.ETag})
 			continue
 		}
-		ctx, w := whileItMoves(ctx)
+		ctx, w := whileItMoves(ctx, b.t.still)
 		p, err := b.core.PutObjectPart(ctx, b.t.bucket, b.at(name), id, i, w.reader(io.NewSectionReader(from, off, n)), n, minio.PutObjectPartOptions{Md5Base64: base64Of(m), Sha256Hex: s})
 		why := w.why(err)
 		w.stop()

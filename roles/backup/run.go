@@ -217,14 +217,15 @@ const (
 )
 
 type running struct {
-	Mark string    `json:"mark"`
-	At   time.Time `json:"at"`
+	Owner string    `json:"owner"` // the machine
+	Mark  string    `json:"mark"`
+	At    time.Time `json:"at"`
 }
 
 // alone keeps other machines from the place until it is released. The context ends
 // when the place was taken over.
 func (v *Vault) alone(ctx context.Context) (context.Context, func(), error) {
-	me := running{Mark: rand.Text(), At: time.Now().UTC()}
+	me := running{Owner: v.cfg.Owner, Mark: rand.Text(), At: time.Now().UTC()}
 	raw, err := json.Marshal(me)
 	if err != nil {
 		return nil, nil, fmt.Errorf("begin a backup: %w", err)
@@ -233,7 +234,7 @@ func (v *Vault) alone(ctx context.Context) (context.Context, func(), error) {
 	if cluster.CodeOf(err) == cluster.Conflict {
 		var other running
 		old, rerr := small(ctx, v.shelf, runningFile)
-		if rerr == nil && json.Unmarshal(old, &other) == nil && time.Since(other.At) < runningFor {
+		if rerr == nil && json.Unmarshal(old, &other) == nil && time.Since(other.At) < runningFor && (other.Owner == "" || other.Owner != me.Owner) {
 			return nil, nil, cluster.Errorf(cluster.Conflict, "another machine is making a backup in %s just now: wait for it", v.Place())
 		}
 		if err = v.shelf.Remove(ctx, runningFile); err == nil {

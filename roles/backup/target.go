@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 )
@@ -21,6 +22,8 @@ type Target struct {
 	plain        bool   // without TLS: loopback only
 	region       string
 	keys         Keys
+	still        time.Duration // how long a transfer may stand still
+	part         int64         // size of the parts of a large object, in bytes
 }
 
 // Keys sign requests to a bucket.
@@ -53,7 +56,7 @@ func ParseTarget(spec string, legacy []string) (Target, error) {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return bad("write the address as s3:https://HOST/BUCKET or s3:https://HOST/BUCKET/FOLDER; keys go into R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY")
 	}
-	t := Target{Spec: spec, host: strings.ToLower(u.Host), plain: u.Scheme == "http", region: "us-east-1"}
+	t := Target{still: stillFor, part: partSize, Spec: spec, host: strings.ToLower(u.Host), plain: u.Scheme == "http", region: "us-east-1"}
 	if u.Scheme != "https" && !(t.plain && isLoopback(u.Hostname())) {
 		return bad("a bucket is reached by https only")
 	}
