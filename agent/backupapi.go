@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +49,8 @@ type BackupInit struct {
 	Schema int      `json:"schema_version"`
 	Places []string `json:"places"`
 	// Kit is the recovery kit if a new key was made: the only time that it is shown.
-	Kit string `json:"kit,omitempty"`
+	Kit     string `json:"kit,omitempty"`
+	Problem string `json:"problem,omitempty"` // of places that could not be prepared
 }
 
 // BackupCheck answers POST /api/backup/verify.
@@ -161,19 +164,12 @@ func prepareBackups(ctx context.Context, b *backups, in asked) (any, error) {
 		}
 		lock = key.Lock()
 	}
+	var failed []error
 	for _, p := range b.places {
-		if in.NewKit {
-			if err := p.vault.Relock(ctx, lock); err != nil && cluster.CodeOf(err) != cluster.NotFound {
-				return nil, err
-			}
-		}
-		got, err := p.vault.Prepare(ctx, string(b.core.raft.Lineage().Cluster), lock)
-		if err != nil {
-			return nil, err
-		}
-		if got != lock {
-			return nil, cluster.Errorf(cluster.Conflict, "%s is locked with another key than the other places: comfyume-agent backup init --new-kit gives all of them a new one", p.vault.Place())
-		}
+		failed = append(failed, b.prepare(ctx, p, lock, in.NewKit))
+	}
+	if text := messages(failed); text != "" && (len(b.places) == 1 || !slices.Contains(failed, nil)) {
+		return nil, cluster.Errorf(cluster.CodeOf(errors.Join(failed...)), "%s", text)
 	}
 	if err := writeSecret(filepath.Join(b.cfg.StateDir, lockFile), []byte(lock+"\n")); err != nil {
 		return nil, err
@@ -181,11 +177,25 @@ func prepareBackups(ctx context.Context, b *backups, in asked) (any, error) {
 	b.mu.Lock()
 	b.moved = time.Now()
 	b.mu.Unlock()
-	out := BackupInit{Schema: 1, Places: b.placeNames()}
+	out := BackupInit{Schema: 1, Places: b.placeNames(), Problem: messages(failed)}
 	if !key.IsZero() {
 		out.Kit = recoveryKit(b.cfg, key, b.node)
 	}
 	return out, nil
+}
+
+// prepare makes one place ours.
+func (b *backups) prepare(ctx context.Context, p *backupPlace, lock string, again bool) error {
+	if again {
+		if err := p.vault.Relock(ctx, lock); err != nil && cluster.CodeOf(err) != cluster.NotFound {
+			return err
+		}
+	}
+	got, err := p.vault.Prepare(ctx, string(b.core.raft.Lineage().Cluster), lock)
+	if err == nil && got != lock {
+		err = cluster.Errorf(cluster.Conflict, "%s is locked with another key than the other places: comfyume-agent backup init --new-kit gives all of them a new one", p.vault.Place())
+	}
+	return err
 }
 
 // recoveryKit is an env file with all that a restore on an empty machine needs.
@@ -210,12 +220,20 @@ func recoveryKit(cfg *Config, key backup.Key, node string) string {
 
 func makeBackup(ctx context.Context, b *backups, _ asked) (any, error) {
 	var out []Backup
-	for _, p := range b.places {
+	var failed []error
+	for _, p := range b.places { // one that is away takes nothing from the others
 		m, err := b.make(ctx, p)
 		if err != nil {
-			return nil, err
+			failed = append(failed, err)
+			continue
 		}
 		out = append(out, rowOf(m.Head(), p.vault.Place()))
+	}
+	if len(failed) == 1 {
+		return nil, failed[0]
+	}
+	if len(failed) > 1 {
+		return nil, cluster.Errorf(cluster.Unavailable, "%s", messages(failed))
 	}
 	return out, nil
 }

@@ -58,6 +58,9 @@ func (i *backupInit) Run(ctx context.Context, t *terminal, g *grammar) error {
 		}
 		return err
 	}
+	if out.Problem != "" {
+		fmt.Fprintf(t.err, "Not prepared: %s. When that is mended, say backup init again.\n", out.Problem)
+	}
 	switch {
 	case out.Kit == "" && file != nil:
 		if err := os.Remove(i.Kit); err != nil {

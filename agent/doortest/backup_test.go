@@ -188,6 +188,78 @@ func TestHostWasTerminatedWithItsConfiguration(t *testing.T) {
 	})
 }
 
+// TestBucketKeysWereLostAfterTheRestore (predecessor 46): the restored machine has its
+// settings with the keys of the bucket, readable by its owner only, and goes on with
+// the backups from them alone.
+func TestBucketKeysWereLostAfterTheRestore(t *testing.T) {
+	s := s3test.Start(t)
+	k := keeping{spec: s.Spec, path: s.Bucket, env: s.Env(), server: s}
+	a := k.start(t)
+	kit := k.kit(t, a)
+	picture, job := work(t, a.Client("user001"))
+	does(t, a, "backup", "run")
+	a.Kill()
+	dir := filepath.Join(t.TempDir(), "state")
+	if out, err := command(t, "backup", "restore", "--env-file="+kit, "--state-dir="+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	settings := filepath.Join(dir, "restored", "settings.env")
+	if info, err := os.Stat(settings); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatal(info, err)
+	}
+	b := doortest.Start(t, doortest.Options{StateDir: dir, Args: []string{"--env-file=" + settings, "--keep-every=1s"}})
+	found(t, b.Client("user001"), picture, job)
+	doortest.Until(t, time.Minute, "the backups go on in the bucket", func() bool {
+		all, _ := filepath.Glob(filepath.Join(s.Bucket, "manifests", "*.json"))
+		return len(all) >= 2
+	})
+	if strings.Contains(b.Output(), s.Secret) {
+		t.Error("the secret stands in the log")
+	}
+}
+
+// TestDeadMountTookTheBackupsWithIt (predecessor 50): of two places one is away; the
+// other gets its backups, health names the one, and a restore takes the other.
+func TestDeadMountTookTheBackupsWithIt(t *testing.T) {
+	good, dead := t.TempDir(), filepath.Join(t.TempDir(), "sfs")
+	k := keeping{spec: "dir:" + dead + ",dir:" + good, path: good}
+	a := doortest.Start(t, doortest.Options{Args: []string{"--keep=" + k.spec, "--keep-every=1s"}})
+	kit := k.kit(t, a)
+	picture, job := work(t, a.Client("user001"))
+	doortest.Until(t, time.Minute, "the picture is in the place that is there", func() bool {
+		all, _ := filepath.Glob(filepath.Join(good, "blobs", "*", "*"))
+		return len(all) >= 3
+	})
+	doortest.Until(t, time.Minute, "health names the one that is away", func() bool {
+		out, _ := cli(t, a, "status")
+		return strings.Contains(out, dead+" is not there")
+	})
+	doortest.Until(t, time.Minute, "the table with the job is in a backup", func() bool {
+		return strings.Contains(newest(t, good), `"jobs": 1,`)
+	})
+	a.Kill()
+	dir := filepath.Join(t.TempDir(), "state")
+	if out, err := command(t, "backup", "restore", "--env-file="+kit, "--state-dir="+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b := doortest.Start(t, doortest.Options{StateDir: dir, Args: []string{"--keep=" + k.spec}})
+	found(t, b.Client("user001"), picture, job)
+}
+
+// newest is the text of the newest manifest.
+func newest(t *testing.T, path string) string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(path, "manifests", "*.json"))
+	if err != nil || len(all) == 0 {
+		return ""
+	}
+	raw, err := os.ReadFile(all[len(all)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
 // TestMachineAndDiskAreGoneAndTheWorkshopComesBack: a new machine that was started
 // already takes the backups over, with the kit.
 func TestMachineAndDiskAreGoneAndTheWorkshopComesBack(t *testing.T) {
