@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -224,8 +225,6 @@ func (im *v1Import) take(ctx context.Context, f V1File, body io.Reader) (V1Place
 	if err != nil {
 		return V1Place{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, v1Commit)
-	defer cancel()
 	for range maxV1Names { // somebody may save under the name meanwhile
 		if err := im.enter(ctx, f, place.Path, data); cluster.CodeOf(err) != cluster.Conflict {
 			return place, err
@@ -239,8 +238,18 @@ func (im *v1Import) take(ctx context.Context, f V1File, body io.Reader) (V1Place
 
 var errV1Changed = cluster.Errorf(cluster.Invalid, "it changed while it was read: import again")
 
-// v1Commit bounds how long one file waits for a leader.
+// v1Commit bounds how long one change waits for a leader.
 const v1Commit = 30 * time.Second
+
+func (im *v1Import) commit(ctx context.Context, cmd cluster.Command) (cluster.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, v1Commit)
+	defer cancel()
+	out, err := im.propose.Propose(ctx, cmd)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = cluster.Errorf(cluster.NoLeader, "no node accepts changes; see comfyume-agent status")
+	}
+	return out, err
+}
 
 // enter proposes the row of a file whose bytes are here. Conflict says that the
 // name was taken meanwhile.
@@ -250,14 +259,14 @@ func (im *v1Import) enter(ctx context.Context, f V1File, p string, data []byte) 
 		if f.Size > files.MaxInline {
 			put.Ref = f.Ref
 		}
-		_, err := im.propose.Propose(ctx, put)
+		_, err := im.commit(ctx, put)
 		return err
 	}
 	made := f.Made
 	if now := time.Now().UnixMilli(); made <= 0 || made > now {
 		made = now
 	}
-	out, err := im.propose.Propose(ctx, &files.Adopt{User: f.User, Files: []files.File{{Place: v1Place(f.Area, p), Ref: f.Ref, Size: f.Size, Created: made}}})
+	out, err := im.commit(ctx, &files.Adopt{User: f.User, Files: []files.File{{Place: v1Place(f.Area, p), Ref: f.Ref, Size: f.Size, Created: made}}})
 	if err != nil {
 		return err
 	}
@@ -336,15 +345,13 @@ func (im *v1Import) settings(ctx context.Context, u cluster.User, body io.Reader
 	if err := im.known(u); err != nil {
 		return out, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, v1Commit)
-	defer cancel()
 	for len(fresh) > 0 {
 		n, size := 0, 0
 		for n < len(fresh) && (n == 0 || size+len(fresh[n].Value) <= maxV1Entry) {
 			size += len(fresh[n].Key) + len(fresh[n].Value)
 			n++
 		}
-		if _, err := im.propose.Propose(ctx, &files.PutSettings{User: u, Settings: fresh[:n]}); err != nil {
+		if _, err := im.commit(ctx, &files.PutSettings{User: u, Settings: fresh[:n]}); err != nil {
 			return out, err
 		}
 		fresh = fresh[n:]

@@ -137,9 +137,7 @@ func (a *api) v1Account(ctx context.Context, im *v1Import, u cluster.User, acc a
 			return out, nil
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, v1Commit)
-	defer cancel()
-	_, err := im.propose.Propose(ctx, &people.Put{Name: u, Hash: acc.hash, IfAbsent: true})
+	_, err := im.commit(ctx, &people.Put{Name: u, Hash: acc.hash, IfAbsent: true})
 	if cluster.CodeOf(err) == cluster.Conflict { // somebody made it meanwhile
 		out.State, err = V1Stays, nil
 	}

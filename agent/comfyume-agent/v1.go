@@ -81,7 +81,7 @@ func (i *importV1) Run(ctx context.Context, t *terminal, g *grammar) error {
 		return errors.Join(stopped, err)
 	}
 	if report.missed > 0 {
-		return &exit{exitFailed, fmt.Sprintf("%s not brought over: see the lines that begin with \"missed\", and import again", count(report.missed, "thing was", "things were"))}
+		return &exit{exitFailed, fmt.Sprintf("%s not brought over: see the lines that say \"missed\", and import again", count(report.missed, "thing was", "things were"))}
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ func (r *v1Run) bring(ctx context.Context, found []v1Found, room int64) error {
 		if !r.made[f.User] {
 			if err := r.c.get(ctx, "/api/import/v1/file", f.Query(), &p); err != nil {
 				if stops(err) {
-					return err
+					return stoppedAt(f, err)
 				}
 				r.report.miss(f.source, err.Error())
 				continue
@@ -201,7 +201,7 @@ func (r *v1Run) take(ctx context.Context, fresh []v1Found) error {
 	for _, f := range fresh {
 		if err := r.one(ctx, f); err != nil {
 			if stops(err) {
-				return fmt.Errorf("the import stopped at %s: %w. What was taken stays; import again to go on", f.source, err)
+				return stoppedAt(f, err)
 			}
 			r.report.miss(f.source, err.Error())
 		}
@@ -261,4 +261,13 @@ func stops(err error) bool {
 		return true
 	}
 	return false
+}
+
+func stoppedAt(f v1Found, err error) error {
+	const format = "the import stopped at %s: %w. What was taken stays; import again to go on"
+	var e *exit
+	if errors.As(err, &e) {
+		return &exit{e.code, fmt.Errorf(format, plain(f.source), err).Error()}
+	}
+	return fmt.Errorf(format, plain(f.source), err)
 }
