@@ -195,7 +195,7 @@ func TestTheNewEnvFileStartsANode(t *testing.T) {
 // TestPasswordsKeepTheirDollars: passwords of the old installation had a $ in
 // them, and the line that explained how they are written was no account.
 func TestPasswordsKeepTheirDollars(t *testing.T) {
-	path := file(t, `X=lost
+	path := file(t, "\ufeff"+`X=lost
 USER_CREDENTIALS_FORMAT="username:password"
 USER_CREDENTIALS_USER001="user001:a$Xb$$1"
 USER_CREDENTIALS_USER002=user002:$X#!

@@ -148,14 +148,12 @@ func readEnv(path string) (map[string]string, error) {
 }
 
 func parseEnv(text, path string) (map[string]string, error) {
+	text = strings.TrimPrefix(text, "\ufeff") // as editors on Windows begin a file
 	file, err := godotenv.Unmarshal(text)
-	if err != nil {
+	literal, errLiteral := godotenv.Unmarshal(maskDollars(text))
+	if err != nil || errLiteral != nil {
 		// The parser's own message quotes the line, which may hold a password.
-		return nil, cluster.Errorf(cluster.Invalid, "the env file %s cannot be read as KEY=value lines", path)
-	}
-	literal, err := godotenv.Unmarshal(maskDollars(text))
-	if err != nil {
-		return nil, cluster.Errorf(cluster.Invalid, "the env file %s cannot be read as KEY=value lines", path)
+		return nil, cluster.Errorf(cluster.Invalid, "the env file %s cannot be read as KEY=value lines: look at line %d", path, damagedLine(text))
 	}
 	secret := map[string]bool{}
 	for _, s := range Settings() {
@@ -167,6 +165,17 @@ func parseEnv(text, path string) (map[string]string, error) {
 		}
 	}
 	return file, nil
+}
+
+// damagedLine is the line behind the longest beginning of text that can be read.
+func damagedLine(text string) int {
+	lines := slices.Collect(strings.Lines(text))
+	for n := min(len(lines), 1000); n > 0; n-- { // nobody's file is longer
+		if _, err := godotenv.Unmarshal(strings.Join(lines[:n], "")); err == nil {
+			return n + 1
+		}
+	}
+	return 1
 }
 
 // maskDollars puts maskedDollar for every $ that neither is escaped nor begins

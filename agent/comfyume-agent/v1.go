@@ -132,15 +132,15 @@ func (i *importV1) writeEnv(env *agent.V1Env) error {
 }
 
 func (i *importV1) walk(tree *v1Tree) error {
-	for _, f := range []struct {
-		dir   string
-		loose bool
-		place v1Place
-	}{{i.UserData, false, userdata}, {i.Inputs, true, media(agent.V1Input)}, {i.Outputs, false, media(agent.V1Output)}} {
+	for _, f := range []v1Area{
+		{dir: i.UserData, place: userdata},
+		{dir: i.Inputs, loose: true, whole: true, place: media(agent.V1Input)},
+		{dir: i.Outputs, whole: true, place: media(agent.V1Output)},
+	} {
 		if f.dir == "" {
 			continue
 		}
-		if err := tree.folder(f.dir, f.loose, f.place); err != nil {
+		if err := tree.folder(f); err != nil {
 			return err
 		}
 	}

@@ -46,9 +46,17 @@ func (w *v1Tree) close() {
 	}
 }
 
-// folder walks DIR/userNNN/ of every person. A loose one may have nothing but
-// files that are nobody's.
-func (w *v1Tree) folder(dir string, loose bool, place v1Place) error {
+// v1Area is one of the old folders.
+type v1Area struct {
+	dir   string
+	loose bool // it may have nothing but files that are nobody's
+	whole bool // all folders of a person are walked, so what a link leads to is met anyway
+	place v1Place
+}
+
+// folder walks DIR/userNNN/ of every person.
+func (w *v1Tree) folder(a v1Area) error {
+	dir := a.dir
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return &exit{exitUsage, fmt.Sprintf("%s cannot be read: %v", dir, errors.Unwrap(err))}
@@ -75,13 +83,13 @@ func (w *v1Tree) folder(dir string, loose bool, place v1Place) error {
 			w.report.ignore(source, 1, "it lies in no person's folder, so nobody knows whose it is: move it into "+filepath.Base(dir)+"/USER/ and import again")
 		case mine:
 			persons++
-			w.person(root, name, source, place)
+			w.person(root, name, source, a)
 		default:
 			w.leave(root, name, source, "nobody has that name; if it is somebody's: comfyume-agent user add "+name)
 		}
 	}
 	// The old system's uploads lay without folders: that is no sign of a wrong one.
-	if persons == 0 && (strays == 0 || !loose) {
+	if persons == 0 && (strays == 0 || !a.loose) {
 		w.report.miss(dir, "it has no folder of a person, such as user001: name the folder that has them, and see that it is mounted")
 	}
 	return nil
@@ -108,7 +116,7 @@ func why(err error) string {
 	return err.Error()
 }
 
-func (w *v1Tree) person(top *os.Root, name, source string, place v1Place) {
+func (w *v1Tree) person(top *os.Root, name, source string, a v1Area) {
 	root, err := top.OpenRoot(name)
 	if err != nil {
 		w.report.miss(source, "it cannot be read: "+why(err))
@@ -125,7 +133,13 @@ func (w *v1Tree) person(top *os.Root, name, source string, place v1Place) {
 		case rel == ".":
 			return nil
 		}
-		area, target, reason := place(rel, e.IsDir())
+		area, target, reason := a.place(rel, e.IsDir())
+		if e.Type()&fs.ModeSymlink != 0 {
+			if info, err := root.Stat(rel); err == nil && info.IsDir() {
+				w.link(rel, at, a)
+				return nil
+			}
+		}
 		if reason != "" {
 			w.leave(root, rel, at, reason)
 			if e.IsDir() {
@@ -143,6 +157,18 @@ func (w *v1Tree) person(top *os.Root, name, source string, place v1Place) {
 	}
 }
 
+// link tells of a link to a folder, which is not followed.
+func (w *v1Tree) link(rel, source string, a v1Area) {
+	switch _, _, reason := a.place(rel, true); {
+	case reason != "":
+		w.report.ignore(source, 1, reason)
+	case a.whole:
+		w.report.ignore(source, 1, "a link to a folder: what it leads to is taken where it stands")
+	default:
+		w.report.miss(source, "a link to a folder, which is not followed: put the folder itself there")
+	}
+}
+
 // file notes a file that has its place, if it is one that can be read.
 func (w *v1Tree) file(root *os.Root, user agent.User, e fs.DirEntry, f v1Found) {
 	info, err := root.Stat(f.rel)
@@ -151,8 +177,6 @@ func (w *v1Tree) file(root *os.Root, user agent.User, e fs.DirEntry, f v1Found) 
 		w.report.ignore(f.source, 1, linkOr(e, err))
 	case err != nil:
 		w.report.miss(f.source, "it cannot be read: "+why(err))
-	case info.IsDir():
-		w.report.ignore(f.source, 1, "a link to a folder: what it leads to is taken where it stands")
 	case !info.Mode().IsRegular():
 		w.report.ignore(f.source, 1, "it is no file")
 	case !utf8.ValidString(f.rel):

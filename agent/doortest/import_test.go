@@ -124,6 +124,10 @@ func (o *oldTree) junk(t *testing.T, u string) (said []string) {
 		}
 		said = append(said, "ignored outputs/"+u+"/"+link+": a link ")
 	}
+	if err := os.Symlink("default", filepath.Join(o.dir, "user_data", u, "user")); err != nil {
+		t.Fatal(err)
+	}
+	said = append(said, "missed user_data/"+u+"/user: a link to a folder, which is not followed")
 	if err := syscall.Mkfifo(filepath.Join(top, "pipe.png"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +191,7 @@ func TestBackupsLackedWorkflows(t *testing.T) { // predecessor 62
 		t.Errorf("the dry run changed something: %s", now)
 	}
 	out, err := cli(t, a, args...)
-	if code := exitCode(err); code != 1 || !strings.Contains(out, "import v1: files=42 ") || !strings.Contains(out, " renamed=0 missed=4\n") {
+	if code := exitCode(err); code != 1 || !strings.Contains(out, "import v1: files=42 ") || !strings.Contains(out, " renamed=0 missed=5\n") {
 		t.Errorf("exit code %d, %v: %s", code, err, out)
 	}
 	for _, line := range said {
