@@ -129,12 +129,7 @@ func TestExtraEnvKeysCrashedTheStart(t *testing.T) { // predecessor 72
 	if n != len(env.Keys) {
 		t.Errorf("%d rows for %d keys", len(env.Keys), n)
 	}
-	used := map[string]string{}
-	for _, k := range env.Keys {
-		if k.Ignored == "" {
-			used[k.Key] = k.Setting + "=" + k.Value + k.Command + k.Account
-		}
-	}
+	used := usedKeys(env)
 	dir := filepath.Dir(path)
 	want := map[string]string{
 		"NGINX_HTTP_PORT": "COMFYUME_REDIRECT_LISTEN=:80", "NGINX_HTTPS_PORT": "COMFYUME_GATEWAY_LISTEN=:443", "COMFYUI_VERSION": "COMFYUME_COMFYUI_VERSION=v0.11.0",
@@ -161,6 +156,17 @@ func TestExtraEnvKeysCrashedTheStart(t *testing.T) { // predecessor 72
 	if !slices.Equal(env.Accounts, passwords) {
 		t.Error("the passwords are not those of the file")
 	}
+}
+
+// usedKeys is what becomes of the keys that are not ignored.
+func usedKeys(env *agent.V1Env) map[string]string {
+	used := map[string]string{}
+	for _, k := range env.Keys {
+		if k.Ignored == "" {
+			used[k.Key] = k.Setting + "=" + k.Value + k.Command + k.Account
+		}
+	}
+	return used
 }
 
 // TestTheNewEnvFileStartsANode: what import v1 writes is what the agent reads.
