@@ -118,7 +118,7 @@ func TestRefusedSettings(t *testing.T) {
 		{"misspelt key in the env file", map[string]string{"env-file": file(t, "COMFYUME_ROLLS=queue\n")}, nil, "did you mean COMFYUME_ROLES"},
 		{"file form of what is no secret", nil, []string{"COMFYUME_ROLES_FILE=/x"}, "unknown key COMFYUME_ROLES_FILE"},
 		{"no such env file", map[string]string{"env-file": "/no/such/file"}, nil, "does not exist"},
-		{"damaged env file", map[string]string{"env-file": file(t, "ADMIN_PASSWORD=\"topsecret\nno end")}, nil, "KEY=value"},
+		{"damaged env file", map[string]string{"env-file": file(t, "A=1\nADMIN_PASSWORD=\"topsecret\nno end")}, nil, "KEY=value lines: look at line 2"},
 		{"secret by flag", map[string]string{"admin-password": "topsecret"}, nil, "never as a flag"},
 		{"secret twice", nil, []string{"ADMIN_PASSWORD=topsecret", "ADMIN_PASSWORD_FILE=" + secret}, "remove one"},
 		{"secret's file is missing", nil, []string{"ADMIN_PASSWORD_FILE=/no/such/file"}, "cannot be read"},

@@ -53,6 +53,12 @@ type Values struct {
 // password, as the old installation had them.
 var participantKey = regexp.MustCompile(`^USER_CREDENTIALS_[A-Z0-9_]+$`)
 
+// formatKey told people how to write the others: its "username:password" is
+// nobody's account.
+const formatKey = "USER_CREDENTIALS_FORMAT"
+
+func isParticipant(key string) bool { return participantKey.MatchString(key) && key != formatKey }
+
 // fileSuffix marks a key whose value is the path of a file that holds a secret.
 const fileSuffix = "_FILE"
 
@@ -111,13 +117,9 @@ func (l *loader) readEnvFile() error {
 	if path == "" {
 		return nil
 	}
-	file, err := godotenv.Read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return cluster.Errorf(cluster.Invalid, "the env file %s does not exist: check --env-file", path)
-	}
+	file, err := readEnv(path)
 	if err != nil {
-		// The parser's own message quotes the line, which may hold a password.
-		return cluster.Errorf(cluster.Invalid, "the env file %s cannot be read as KEY=value lines", path)
+		return err
 	}
 	for k, v := range file {
 		if v == "" {
@@ -130,6 +132,67 @@ func (l *loader) readEnvFile() error {
 	}
 	return l.unknown(file, path)
 }
+
+// readEnv reads a file of KEY=value lines. In other values $NAME is another key's
+// value; in secrets only ${NAME} is, and any other $ is a sign of the password:
+// those of the old installation have them.
+func readEnv(path string) (map[string]string, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, cluster.Errorf(cluster.Invalid, "the env file %s does not exist: check its name", path)
+	}
+	if err != nil {
+		return nil, cluster.Errorf(cluster.Invalid, "the env file %s cannot be read: %v", path, err)
+	}
+	return parseEnv(string(raw), path)
+}
+
+func parseEnv(text, path string) (map[string]string, error) {
+	text = strings.TrimPrefix(text, "\ufeff") // as editors on Windows begin a file
+	file, err := godotenv.Unmarshal(text)
+	literal, errLiteral := godotenv.Unmarshal(maskDollars(text))
+	if err != nil || errLiteral != nil {
+		// The parser's own message quotes the line, which may hold a password.
+		return nil, cluster.Errorf(cluster.Invalid, "the env file %s cannot be read as KEY=value lines: look at line %d", path, damagedLine(text))
+	}
+	secret := map[string]bool{}
+	for _, s := range Settings() {
+		secret[s.Env] = s.Secret
+	}
+	for k, v := range literal {
+		if secret[k] || isParticipant(k) {
+			file[k] = strings.ReplaceAll(v, maskedDollar, "$")
+		}
+	}
+	return file, nil
+}
+
+// damagedLine is the line behind the longest beginning of text that can be read.
+func damagedLine(text string) int {
+	lines := slices.Collect(strings.Lines(text))
+	for n := min(len(lines), 1000); n > 0; n-- { // nobody's file is longer
+		if _, err := godotenv.Unmarshal(strings.Join(lines[:n], "")); err == nil {
+			return n + 1
+		}
+	}
+	return 1
+}
+
+// maskDollars puts maskedDollar for every $ that neither is escaped nor begins
+// ${NAME}.
+func maskDollars(text string) string {
+	var out strings.Builder
+	for i := range len(text) {
+		if text[i] == '$' && (i == 0 || text[i-1] != '\\') && !strings.HasPrefix(text[i+1:], "{") {
+			out.WriteString(maskedDollar)
+			continue
+		}
+		out.WriteByte(text[i])
+	}
+	return out.String()
+}
+
+const maskedDollar = "\ue000"
 
 // unknown refuses keys that look like ours and are not: a misspelt key that is
 // quietly ignored costs an instructor an hour.
@@ -204,7 +267,7 @@ func (l *loader) participants() error {
 	}{{l.env, FromEnv}, {l.file, FromEnvFile}} {
 		for _, k := range keys(from.env) {
 			key := strings.TrimSuffix(k, fileSuffix)
-			if !participantKey.MatchString(key) || seen[key] {
+			if !isParticipant(key) || seen[key] {
 				continue
 			}
 			seen[key] = true

@@ -71,6 +71,9 @@ type Error = cluster.Error
 // Code says what kind of refusal it is.
 type Code = cluster.Code
 
+// Ref is the sha256 of a file.
+type Ref = cluster.Ref
+
 // User is a participant's name.
 type User = cluster.User
 
@@ -85,9 +88,14 @@ const (
 	NotFound    = cluster.NotFound
 	NoLeader    = cluster.NoLeader
 	Unavailable = cluster.Unavailable
-	Done        = jobs.Done
-	Held        = jobs.Held
-	RoleGPU     = cluster.GPU
+
+	NoSpace      = cluster.NoSpace
+	Unauthorized = cluster.Unauthorized
+	Forbidden    = cluster.Forbidden
+
+	Done    = jobs.Done
+	Held    = jobs.Held
+	RoleGPU = cluster.GPU
 )
 
 // CodeOf is the code of an answer's refusal.

@@ -30,6 +30,7 @@ type grammar struct {
 	Node    nodeCommands   `cmd:"" help:"The machines."`
 	Worker  workerCommands `cmd:"" help:"The ComfyUIs on the machines."`
 	Backup  backupCommands `cmd:"" help:"Copies of the whole workshop, on the node that was started with --keep."`
+	Import  importCommands `cmd:"" help:"What another installation left."`
 	Raft    raftCommands   `cmd:"" help:"The replicated log that holds the workshop's table."`
 	User    userCommands   `cmd:"" help:"Who may sign in."`
 	Config  configCommands `cmd:"" help:"The settings."`

@@ -6,6 +6,7 @@
 //	ask.go      y/N, JSON             words.go    ages, counts, notes
 //	status.go submit.go users.go jobs.go queue.go nodes.go drain.go workers.go raft.go
 //	salvage.go settings.go            what people type
+//	v1.go v1tree.go v1report.go       the predecessor's files, brought over
 package main
 
 import (

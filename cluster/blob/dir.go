@@ -100,6 +100,23 @@ func (d *Dir) Usage() (Usage, error) {
 	return Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load(), Free: free, Total: total}, err
 }
 
+// Room is how many bytes may be stored before new blobs are refused.
+func (d *Dir) Room() (int64, error) {
+	free, total, err := d.cfg.Space(d.cfg.Path)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the free space: %w", err)
+	}
+	return max(0, free-d.reserved.Load()-d.keep(total)), nil
+}
+
+// keep is how many bytes of the volume stay free.
+func (d *Dir) keep(total int64) int64 {
+	if d.cfg.MinFree != 0 {
+		return d.cfg.MinFree
+	}
+	return total / 100 * (100 - refuseAt)
+}
+
 // Has reports a blob's size if it is here.
 func (d *Dir) Has(_ context.Context, ref Ref) (int64, bool) {
 	if !ref.Valid() {

@@ -30,11 +30,7 @@ func (r *reservation) want(n int64) error {
 	if err != nil {
 		return fmt.Errorf("ask for the free space: %w", err)
 	}
-	keep := r.d.cfg.MinFree
-	if keep == 0 {
-		keep = total / 100 * (100 - refuseAt)
-	}
-	if free-r.d.reserved.Add(n) < keep {
+	if free-r.d.reserved.Add(n) < r.d.keep(total) {
 		r.d.reserved.Add(-n)
 		return errNoSpace(n)
 	}

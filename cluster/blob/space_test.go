@@ -48,6 +48,9 @@ func TestDiskIsNeverFilledOver90Percent(t *testing.T) {
 		{0, 1, cluster.NoSpace},
 	} {
 		free.Store(c.free)
+		if room, err := d.Room(); err != nil || room != max(0, c.free-100*mib) {
+			t.Errorf("%d MiB free: room for %d bytes, %v", c.free/mib, room, err)
+		}
 		_, _, err := d.Put(t.Context(), &zeros{left: c.size}, c.size)
 		if cluster.CodeOf(err) != c.want {
 			t.Errorf("%d MiB free, %d bytes: %v", c.free/mib, c.size, err)

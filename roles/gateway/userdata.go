@@ -170,6 +170,16 @@ func (g *Gateway) isTemplate(path string) bool {
 	return ok && g.templates.byName[name] != nil
 }
 
+// Template is the workshop's workflow that stands at a path of everybody's
+// documents until they replace it, nil if there is none. It must not be changed.
+func (g *Gateway) Template(path string) []byte {
+	name, ok := strings.CutPrefix(path, workflowsDir+"/")
+	if t := g.templates.byName[name]; ok && t != nil {
+		return t.data
+	}
+	return nil
+}
+
 // document reads a user's document, or the template that stands in its place.
 func (g *Gateway) document(c *call, path string) (io.ReadCloser, int64, error) {
 	var d files.Doc
