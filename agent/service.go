@@ -96,10 +96,10 @@ func (s *service) run(ctx context.Context) error {
 
 // beat tells that the node is alive, if it is.
 func (s *service) beat(ctx context.Context, within time.Duration, ready bool) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+	asking, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	if err := s.alive(ctx); err != nil {
-		if ctx.Err() == nil || context.Cause(ctx) == context.DeadlineExceeded {
+	if err := s.alive(asking); err != nil {
+		if ctx.Err() == nil {
 			s.log.Error("this node does not look alive; if that goes on, the service manager starts it again", "err", err)
 		}
 		return

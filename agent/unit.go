@@ -30,11 +30,11 @@ const serviceState = "/var/lib/comfyume"
 // SecretsFile is read by systemd, so that it can belong to root alone.
 const SecretsFile = "/etc/comfyume/environment"
 
-// watchdogSec is how long systemd waits for a sign of life, and stopSlack what
+// signOfLife is how long systemd waits for a sign of life, and stopSlack what
 // it waits longer than --grace.
 const (
-	watchdogSec = 90 * time.Second
-	stopSlack   = 15 * time.Second
+	signOfLife = 90 * time.Second
+	stopSlack  = 15 * time.Second
 )
 
 // Written is a unit, the user it runs as, and what is to be done before it can start.
@@ -93,7 +93,7 @@ func (w *unitWriter) write() {
 	}
 	w.line("User=%s\nSyslogIdentifier=comfyume", w.user)
 	w.line("# The node says when it can take work, and while it opens that it still does something.\nTimeoutStartSec=%.0f", opening.Seconds())
-	w.line("# A node that hangs is started again; what all of it was doing is in the journal then.\nWatchdogSec=%.0f", watchdogSec.Seconds())
+	w.line("# A node that hangs is started again; what all of it was doing is in the journal then.\nWatchdogSec=%.0f", signOfLife.Seconds())
 	w.line("# Not after an end that somebody asked for (0), or with settings that cannot work (2).\nRestart=always\nRestartSec=2\nRestartPreventExitStatus=0 2")
 	w.line("# The agent ends its ComfyUIs itself, and puts their jobs back first.\nKillMode=mixed\nTimeoutStopSec=%.0f", (c.Grace + stopSlack).Seconds())
 	w.line("# The agent reads this back at start (\"limits\" in the log) and stays below it.\nMemoryMax=%s", w.memory)

@@ -37,30 +37,46 @@ func TestUnitOfEachNode(t *testing.T) {
 		has, lack []string
 	}{
 		"core": {
-			map[string]string{"roles": "gateway,queue"}, agent.Unit{Memory: "2GiB"}, agent.ServiceUser,
+			map[string]string{"roles": "gateway,queue"},
+			agent.Unit{Memory: "2GiB"},
+			agent.ServiceUser,
 			[]string{"StateDirectory=comfyume", "StateDirectoryMode=0700", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE", "AmbientCapabilities=CAP_NET_BIND_SERVICE", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "MemoryMax=2048M", "TimeoutStopSec=45", "KillMode=mixed", "Type=notify", "WatchdogSec=90", "Restart=always"},
 			[]string{"OOMPolicy", "ReadWritePaths"},
 		},
 		"queue alone listens nowhere": {
-			map[string]string{"roles": "queue", "grace": "2m"}, agent.Unit{Memory: "none"}, agent.ServiceUser,
-			[]string{"CapabilityBoundingSet=", "MemoryMax=infinity", "TimeoutStopSec=135"}, nil,
+			map[string]string{"roles": "queue", "grace": "2m"},
+			agent.Unit{Memory: "none"},
+			agent.ServiceUser,
+			[]string{"CapabilityBoundingSet=", "MemoryMax=infinity", "TimeoutStopSec=135"},
+			nil,
 		},
 		"starts ComfyUI as another user": {
-			map[string]string{"roles": "gpu", "comfyui-dir": "/opt/ComfyUI", "models-dir": "/mnt/sfs/models,/mnt/more"}, agent.Unit{}, "root",
+			map[string]string{"roles": "gpu", "comfyui-dir": "/opt/ComfyUI", "models-dir": "/mnt/sfs/models,/mnt/more"},
+			agent.Unit{},
+			"root",
 			[]string{"StateDirectory=comfyume comfyume-comfyui", "StateDirectoryMode=0711", "CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE CAP_KILL", "OOMPolicy=continue", "ProtectHome=read-only", "  --models-dir=/mnt/sfs/models,/mnt/more"},
 			[]string{"PrivateDevices", "SystemCallFilter", "UMask", "AmbientCapabilities"},
 		},
 		"starts ComfyUI as itself": {
-			map[string]string{"roles": "gpu", "comfyui-dir": "/opt/ComfyUI"}, agent.Unit{User: "comfyui"}, "comfyui",
-			[]string{"CapabilityBoundingSet=", "AmbientCapabilities="}, nil,
+			map[string]string{"roles": "gpu", "comfyui-dir": "/opt/ComfyUI"},
+			agent.Unit{User: "comfyui"},
+			"comfyui",
+			[]string{"CapabilityBoundingSet=", "AmbientCapabilities="},
+			nil,
 		},
 		"drives a ComfyUI": {
-			map[string]string{"roles": "gpu", "comfyui-url": "http://127.0.0.1:8188"}, agent.Unit{}, agent.ServiceUser,
-			[]string{"SystemCallFilter=@system-service"}, []string{"PrivateDevices", "OOMPolicy"},
+			map[string]string{"roles": "gpu", "comfyui-url": "http://127.0.0.1:8188"},
+			agent.Unit{},
+			agent.ServiceUser,
+			[]string{"SystemCallFilter=@system-service"},
+			[]string{"PrivateDevices", "OOMPolicy"},
 		},
 		"folders elsewhere": {
-			map[string]string{"roles": "gateway,queue", "state-dir": "/srv/work shop", "keep": "dir:/mnt/backup", "templates": "/home/ann/flows", "wheel-dir": "/tmp/wheels"}, agent.Unit{}, agent.ServiceUser,
-			[]string{`ReadWritePaths="/srv/work shop"`, "ReadWritePaths=/mnt/backup", "ProtectHome=read-only"}, []string{"StateDirectory", "PrivateTmp"},
+			map[string]string{"roles": "gateway,queue", "state-dir": "/srv/work shop", "keep": "dir:/mnt/backup", "templates": "/home/ann/flows", "wheel-dir": "/tmp/wheels"},
+			agent.Unit{},
+			agent.ServiceUser,
+			[]string{`ReadWritePaths="/srv/work shop"`, "ReadWritePaths=/mnt/backup", "ProtectHome=read-only"},
+			[]string{"StateDirectory", "PrivateTmp"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

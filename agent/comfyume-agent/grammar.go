@@ -97,8 +97,10 @@ type left int
 
 // dispatch parses the arguments and runs what they ask for.
 func dispatch(t *terminal) (err error) {
-	g := &grammar{Run: runCommand{settingFlags: newSettingFlags()}, Config: configCommands{Show: configShow{settingFlags: newSettingFlags()}},
-		Unit: unitCommand{settingFlags: newSettingFlags()}}
+	g := &grammar{
+		Run: runCommand{settingFlags: newSettingFlags()}, Config: configCommands{Show: configShow{settingFlags: newSettingFlags()}},
+		Unit: unitCommand{settingFlags: newSettingFlags()},
+	}
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
