@@ -37,6 +37,7 @@ type Agent struct {
 	accounts *accounts // nil without the role gateway
 	health   *health
 	site     *site
+	service  *service
 	sign     *signin.SignIn // nil on a node that holds no table
 	door     net.Listener   // nil without the role gateway
 	roles    *roles
@@ -84,6 +85,8 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.stack.run("site", a.site.run)
+	a.service = a.newService()
+	a.stack.run("service manager", a.service.run)
 	if err := a.announce(); err != nil {
 		return nil, err
 	}
@@ -170,6 +173,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	case failed = <-a.stack.failed:
 		a.log.Error("a part failed; stopping", "err", failed)
 	}
+	a.service.stopping()
 	begin := time.Now()
 	err := errors.Join(failed, a.stack.stop(a.cfg.Grace))
 	a.log.Info("stopped", "took", time.Since(begin).Round(time.Millisecond))

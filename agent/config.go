@@ -114,6 +114,11 @@ type Config struct {
 	WakeReplicas int
 	WakeToken    Secret
 
+	// Notify tells the service manager that started this process, which waits
+	// Watchdog for each sign of life; see ServiceManager. nil: there is none.
+	Notify   func(state string) error
+	Watchdog time.Duration
+
 	LogLevel  slog.Level
 	LogFormat string
 	Logger    *slog.Logger // nil: slog.Default

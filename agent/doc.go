@@ -8,7 +8,8 @@
 // agent.go roles.go stop.go (the wiring), network.go swarm.go (the other
 // nodes), core.go forming.go membership.go (a node that holds the table) or
 // guest.go guestview.go (one that only runs jobs), accounts.go names.go (who
-// may sign in), health.go checks.go (what ready means), site.go api.go steer.go
+// may sign in), health.go checks.go (what ready means), service.go unit.go (what
+// systemd is told), site.go api.go steer.go
 // do.go (what people may ask), report.go view.go nodes.go rows.go attention.go
 // live.go metrics.go (what is shown).
 //

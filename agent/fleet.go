@@ -245,7 +245,8 @@ func (f *fleet) launch(c card, account comfyui.Account, port int) (*worker, erro
 }
 
 // withoutSecrets is an environment for foreign code: nothing in it is the
-// agent's own setting, of which some are passwords and keys.
+// agent's own setting, of which some are passwords and keys, or its line to the
+// service manager.
 func withoutSecrets(env []string) []string {
 	ours := map[string]bool{}
 	for _, s := range Settings() {
@@ -253,7 +254,7 @@ func withoutSecrets(env []string) []string {
 	}
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		key, _, _ := strings.Cut(kv, "=")
-		return ours[key] || strings.HasPrefix(key, envPrefix) || participantKey.MatchString(key) || strings.HasPrefix(key, "TS_")
+		return ours[key] || strings.HasPrefix(key, envPrefix) || participantKey.MatchString(key) || strings.HasPrefix(key, "TS_") || ofManager(key)
 	})
 }
 

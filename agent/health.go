@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -57,6 +58,7 @@ type health struct {
 // tried is the newest result of a check.
 type tried struct {
 	good   time.Time // zero = never
+	ended  time.Time // of the last try, well or not; at first: when health was made
 	failed bool
 	detail string
 }
@@ -64,7 +66,7 @@ type tried struct {
 func newHealth(version string, now func() time.Time, checks ...check) *health {
 	h := &health{version: version, checks: checks, now: now, last: make([]tried, len(checks))}
 	for i := range h.last {
-		h.last[i] = tried{failed: true, detail: "not tried yet"}
+		h.last[i] = tried{failed: true, detail: "not tried yet", ended: now()}
 	}
 	return h
 }
@@ -102,7 +104,7 @@ func (h *health) try(ctx context.Context, i int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := &h.last[i]
-	t.failed, t.detail = err != nil, detail
+	t.failed, t.detail, t.ended = err != nil, detail, h.now()
 	if err == nil {
 		t.good = h.now()
 		return true
@@ -141,6 +143,25 @@ func (h *health) report() Report {
 		r.Checks = append(r.Checks, out)
 	}
 	return r
+}
+
+// slack is how much later than its due a check may come back on a busy machine.
+const slack = 30 * time.Second
+
+// stuck is an error if a required check does not come back any more, well or
+// not: each gives up by itself in time, unless something that this node cannot
+// do without is locked for good. Others do not count: what they look at may be a
+// folder of another machine that is gone.
+func (h *health) stuck() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, c := range h.checks {
+		since := h.now().Sub(h.last[i].ended)
+		if c.required && since > c.every+c.fresh+slack {
+			return fmt.Errorf("the check %s has not come back for %s", c.name, since.Round(time.Second))
+		}
+	}
+	return nil
 }
 
 // answer is /healthz: 200 when ready, else 503, the report either way.

@@ -117,3 +117,39 @@ func TestSwitchingTheGPUNeedsARestart(t *testing.T) { // predecessor 75
 		}
 	})
 }
+
+// TestNobodyKnewWhichMachineWasProduction: every machine, also one that only runs
+// jobs, says of each which roles it has and which one leads, now and after the
+// leader's machine has gone.
+func TestNobodyKnewWhichMachineWasProduction(t *testing.T) { // predecessor 65
+	inVirtualTime(t, func(s *shop) {
+		roles := map[string]string{"mello": "queue,gateway", "mac": "queue,gateway", "nas": "queue", "verda": "gpu"}
+		for _, name := range []string{"mello", "mac", "nas", "verda"} {
+			s.start(name, roles[name])
+		}
+		old := s.settled(3, 3)
+		agree := func(leader *testNode, gone string) func() bool {
+			return func() bool {
+				for _, n := range s.nodes {
+					if n.name == gone {
+						continue
+					}
+					v := n.view.View()
+					if v.Head.Leader != leader.name || len(v.Nodes) != len(roles) {
+						return false
+					}
+					for _, row := range v.Nodes {
+						if joinRoles(row.Roles) != roles[row.Name] || row.Leader != (row.Name == leader.name) || (row.State == "alive") != (row.Name != gone) {
+							return false
+						}
+					}
+				}
+				return true
+			}
+		}
+		s.until("all machines say the same", time.Minute, agree(old, ""))
+		old.kill()
+		delete(s.nodes, old.name)
+		s.until("all that are left say the same", 3*time.Minute, agree(s.leader(), old.name))
+	})
+}

@@ -44,7 +44,7 @@ func (v *view) nodes(s consensus.Status, all []heardOf) []ui.Node {
 			r.Spent = b.Spent - b.Spent%10_000 // whole cents: a number that moves all the while would be sent all the while
 		}
 		if v.now().Sub(h.at) <= fresh {
-			r.State, r.Since = "alive", 0
+			r.State, r.Since, r.Door = "alive", 0, h.Door
 			continue // it is seen now: a time that moves all the while would be sent all the while
 		}
 		r.Seen = h.at.UnixMilli()

@@ -68,7 +68,7 @@ func traps() map[int][]string {
 // incidents are what people saw of the predecessor, in its numbering, and the
 // tests that would notice if they saw it again.
 func incidents() map[int][]string {
-	const here, gpu, gateway, queue = ".:", "../roles/gpu:", "../roles/gateway:", "../roles/queue:"
+	const here, gpu, gateway, queue, door = ".:", "../roles/gpu:", "../roles/gateway:", "../roles/queue:", "doortest:"
 	return map[int][]string{
 		4:  {gpu + "TestBrokenWorkflowHoldsTheGPU30Minutes"},
 		5:  {here + "TestVanishedMachineLosesItsJobInFiveSeconds", queue + "TestThreeStrikes", queue + "TestLateResultIsTaken"},
@@ -84,6 +84,9 @@ func incidents() map[int][]string {
 		35: {"../roles/gpu/comfyui:TestWhatIsMissingIsNamed"},
 		36: {gpu + "TestWorkerOfAnotherVersionThanTheTemplates"},
 		37: {gateway + "TestWhatTemplatesLack", gateway + "TestWorkshopTemplates"},
+		63: {door + "TestFirstStartNeedsNoBackup"},
+		64: {door + "TestMachineAndDiskAreGoneAndTheWorkshopComesBack", here + "TestMachineOfTheLeaderIsGone"},
+		65: {here + "TestNobodyKnewWhichMachineWasProduction", "comfyume-agent:TestScripts"}, // testdata/swarm.txt: the public entry
 		66: {gpu + "TestSpotInstanceIsReclaimed", queue + "TestMachineThatVanishedLosesItsJobEarly"},
 		75: {here + "TestSwitchingTheGPUNeedsARestart"},
 		87: {here + "TestOnDemandMachineLeftRunning"},

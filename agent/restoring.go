@@ -29,6 +29,16 @@ func (v *Values) keeping(c *Config) error {
 	return nil
 }
 
+// keepFolders are the places of backups on this machine.
+func (c *Config) keepFolders() (out []string) {
+	for _, t := range c.Keep {
+		if f := t.Folder(); f != "" {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // RecoveryKey is the key of the settings or of the kit, "" if none was given.
 func (v *Values) RecoveryKey() string { return v.text("recovery-key") }
 

@@ -102,7 +102,7 @@ func TestNoticesOfProviders(t *testing.T) {
 }
 
 func TestForeignCodeGetsNoneOfOurKeys(t *testing.T) {
-	got := withoutSecrets([]string{"PATH=/bin", "ADMIN_PASSWORD=x", "ADMIN_PASSWORD_FILE=y", "COMFYUME_ANYTHING=z", "TS_AUTHKEY=k", "USER_CREDENTIALS_USER001=u:p", "HF_TOKEN=kept"})
+	got := withoutSecrets([]string{"PATH=/bin", "ADMIN_PASSWORD=x", "ADMIN_PASSWORD_FILE=y", "COMFYUME_ANYTHING=z", "TS_AUTHKEY=k", "USER_CREDENTIALS_USER001=u:p", "HF_TOKEN=kept", "NOTIFY_SOCKET=/run/systemd/notify", "WATCHDOG_USEC=1", "WATCHDOG_PID=1"})
 	if strings.Join(got, " ") != "PATH=/bin HF_TOKEN=kept" {
 		t.Errorf("%q", got)
 	}

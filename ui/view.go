@@ -182,6 +182,7 @@ type Node struct {
 	Seen    int64          `json:"seen"`              // its last report if that was a while ago; 0 = now (alive or slow) or never
 	Drained string         `json:"drained,omitempty"` // by whom it gets no new jobs
 	Waits   string         `json:"waits,omitempty"`   // what it waits for to be part of the workshop
+	Door    string         `json:"door,omitempty"`    // where people come in there now, "" = nowhere
 	// What it costs, if its price was given: an hour, and so far.
 	Price    int64  `json:"price,omitempty"` // micro-units of Currency
 	Spent    int64  `json:"spent,omitempty"`

@@ -13,7 +13,7 @@ import (
 	"github.com/ahelme/comfyume/agent"
 )
 
-// grammar is the command line. The flags of run and config show are made from
+// grammar is the command line. The flags of run, config show and unit are made from
 // the one settings table.
 type grammar struct {
 	StateDir *string       `name:"state-dir" placeholder:"DIR" help:"State folder of the agent to run or to talk to. [$$COMFYUME_STATE_DIR]"`
@@ -34,6 +34,7 @@ type grammar struct {
 	Raft    raftCommands   `cmd:"" help:"The replicated log that holds the workshop's table."`
 	User    userCommands   `cmd:"" help:"Who may sign in."`
 	Config  configCommands `cmd:"" help:"The settings."`
+	Unit    unitCommand    `cmd:"" help:"Print the systemd unit of a node with these settings."`
 	Version versionCommand `cmd:"" help:"Print the version of this build."`
 }
 
@@ -97,7 +98,10 @@ type left int
 
 // dispatch parses the arguments and runs what they ask for.
 func dispatch(t *terminal) (err error) {
-	g := &grammar{Run: runCommand{settingFlags: newSettingFlags()}, Config: configCommands{Show: configShow{settingFlags: newSettingFlags()}}}
+	g := &grammar{
+		Run: runCommand{settingFlags: newSettingFlags()}, Config: configCommands{Show: configShow{settingFlags: newSettingFlags()}},
+		Unit: unitCommand{settingFlags: newSettingFlags()},
+	}
 	defer func() {
 		switch p := recover().(type) {
 		case nil:

@@ -64,9 +64,12 @@ func roles(n agent.Node) string {
 	return strings.Join(out, ",")
 }
 
-// nodeNote is what holds a node up.
+// nodeNote is where people come in there, and what holds the node up.
 func nodeNote(n agent.Node) string {
 	var out []string
+	if n.Door != "" {
+		out = append(out, "door "+n.Door)
+	}
 	if n.Drained != "" {
 		out = append(out, "drained by "+n.Drained)
 	}

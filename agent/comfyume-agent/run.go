@@ -30,6 +30,9 @@ func (c *runCommand) Run(ctx context.Context, t *terminal, g *grammar) error {
 	for _, note := range values.Notes {
 		cfg.Logger.Info(note)
 	}
+	if cfg.Notify, cfg.Watchdog, err = agent.ServiceManager(); err != nil {
+		cfg.Logger.Warn("the service manager cannot be told how this node is", "err", err)
+	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop)

@@ -202,12 +202,18 @@ func (a *Agent) Stop(t testing.TB) time.Duration {
 	if err := a.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
+	a.Wait(t)
+	return time.Since(begin)
+}
+
+// Wait waits until the process has ended.
+func (a *Agent) Wait(t testing.TB) {
+	t.Helper()
 	select {
 	case <-a.exited:
 	case <-time.After(60 * time.Second):
 		t.Fatal("the agent did not stop within 60 s")
 	}
-	return time.Since(begin)
 }
 
 // PID of the process (of the wrapper, if there is one).

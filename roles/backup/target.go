@@ -97,6 +97,9 @@ func (t Target) With(k Keys) Target {
 	return t
 }
 
+// Folder is its path, "" for a bucket.
+func (t Target) Folder() string { return t.path }
+
 // Bucket reports whether it is one.
 func (t Target) Bucket() bool { return t.bucket != "" }
 

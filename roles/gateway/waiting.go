@@ -84,6 +84,9 @@ func (j waitingJob) words() string {
 	if j.State != "waiting" {
 		return fmt.Sprintf("%s: %s %s", j.Title, j.State, j.Reason)
 	}
+	if j.Position == 0 { // queued a moment ago: the leader has not told its place yet
+		return fmt.Sprintf("%s: waiting; its place is known in a moment", j.Title)
+	}
 	when := "when it begins is not known yet"
 	if j.Wait > 0 {
 		when = fmt.Sprintf("begins in about %s, runs about %s", time.Duration(j.Wait)*time.Second, time.Duration(j.Load+j.Run)*time.Second)

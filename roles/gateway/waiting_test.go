@@ -33,4 +33,11 @@ func TestMyPlaceInTheQueue(t *testing.T) {
 	if !strings.Contains(page, "number 3") || !strings.Contains(page, "2 jobs wait") || strings.Contains(page, "p-theirs") {
 		t.Errorf("the page says %s", page)
 	}
+
+	// Queued a moment ago: the leader has not told its place yet.
+	w.do(&jobs.Submit{ID: jobs.ID{User: ann, Prompt: "p-new"}, BodyHash: "h", Body: []byte("b")})
+	page = string(w.get(ann, "/user001/workshop/waiting").want(t, 200).body)
+	if strings.Contains(page, "number 0") || !strings.Contains(page, "its place is known in a moment") {
+		t.Errorf("of a job without a place the page says %s", page)
+	}
 }

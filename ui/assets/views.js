@@ -77,7 +77,7 @@ const seen = (n) => (n.seen ? [since(n.seen), " ago"] : [n.state === "alive" || 
 
 export function nodes(list, act) {
   rows($("nodes"), list, (n) => n.id, (n) =>
-    el("tr", {}, el("td", { title: n.id }, el("b", {}, n.name), n.waits ? el("div", { class: "quiet" }, n.waits) : "", n.price ? el("div", { class: "quiet" }, `${money(n.price, n.currency)}/h, so far ${money(n.spent, n.currency)}`) : ""), el("td", {}, n.roles.join(", ")),
+    el("tr", {}, el("td", { title: n.id }, el("b", {}, n.name), n.waits ? el("div", { class: "quiet" }, n.waits) : "", n.price ? el("div", { class: "quiet" }, `${money(n.price, n.currency)}/h, so far ${money(n.spent, n.currency)}`) : ""), el("td", {}, n.roles.join(", "), n.door ? el("div", { class: "quiet" }, `door ${n.door}`) : ""),
       el("td", {}, pill(n.state, level(n.state)), n.since ? el("span", { class: "quiet" }, " ", since(n.since)) : "", n.drained ? [" ", pill("drained", "warn", `by ${n.drained}`)] : ""),
       el("td", {}, n.part === "leader" ? el("b", {}, "leader") : n.part || "-"), el("td", {}, ...seen(n)),
       el("td", {}, n.disk < 0 ? "-" : el("span", { "data-level": n.disk >= 90 ? "fail" : n.disk >= 70 ? "warn" : "none" }, `${n.disk} %`)),

@@ -335,10 +335,13 @@ func (p *Process) command(paths string) *exec.Cmd {
 // that three of one installation do not share a database and names.
 var workFolders = []string{"input", "output", "temp", "user"}
 
-// lay makes the working folder with the configuration of the model folders.
+// lay makes the working folder, and the list of model folders beside it.
 func (p *Process) lay() (paths string, err error) {
 	if !exists(filepath.Join(p.cfg.Dir, "main.py")) {
 		return "", fmt.Errorf("there is no ComfyUI in %s: main.py is missing; check --comfyui-dir", p.cfg.Dir)
+	}
+	if err := p.cfg.Account.open(filepath.Dir(p.cfg.Work)); err != nil {
+		return "", err
 	}
 	for _, d := range append([]string{""}, workFolders...) {
 		path := filepath.Join(p.cfg.Work, d)
@@ -356,9 +359,10 @@ func (p *Process) lay() (paths string, err error) {
 	if len(text) == 0 {
 		text = []byte("{}\n") // ComfyUI walks over what it reads
 	}
-	paths = filepath.Join(p.cfg.Work, "extra_model_paths.yaml")
-	if err := os.WriteFile(paths, text, 0o644); err != nil { //nolint:gosec // another user reads it
-		return "", fmt.Errorf("write extra_model_paths.yaml: %w", err)
+	// Beside the working folder: in it ComfyUI's user could put a link to somewhere else.
+	paths = p.cfg.Work + "-model-paths.yaml"
+	if err := errors.Join(os.WriteFile(paths, text, 0o600), os.Chmod(paths, 0o644)); err != nil { //nolint:gosec // another user reads it
+		return "", fmt.Errorf("write the list of model folders: %w", err)
 	}
 	return paths, nil
 }

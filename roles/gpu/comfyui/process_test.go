@@ -32,10 +32,10 @@ func TestMain(m *testing.M) {
 func act(how string, args []string) int {
 	flags := flag.NewFlagSet("comfyui", flag.ContinueOnError)
 	port, listen, paths := flags.Int("port", 0, ""), flags.String("listen", "", ""), flags.String("extra-model-paths-config", "", "")
-	for _, d := range []string{"input", "output", "temp", "user"} {
-		dir := flags.String(d+"-directory", "", "")
-		defer func() { _ = dir }()
+	for _, d := range []string{"input", "temp", "user"} {
+		flags.String(d+"-directory", "", "")
 	}
+	output := flags.String("output-directory", "", "")
 	flags.Bool("disable-auto-launch", false, "")
 	if len(args) < 2 || args[0] != "-u" || flags.Parse(args[2:]) != nil {
 		fmt.Fprintln(os.Stderr, "main.py: error: unrecognized arguments")
@@ -50,6 +50,15 @@ func act(how string, args []string) int {
 		return 1
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
+	case "writes":
+		if _, err := os.ReadFile(*paths); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		if err := os.WriteFile(filepath.Join(*output, "probe"), []byte("x"), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	case "slow":
 		fmt.Println("Device: cpu")
 		time.Sleep(700 * time.Millisecond)

@@ -79,13 +79,28 @@ func (a Account) credential() *syscall.Credential {
 	return &syscall.Credential{Uid: a.uid, Gid: a.gid, Groups: a.groups}
 }
 
-// own gives a folder to the account.
+// own gives a folder to the account. A link that foreign code has put in its place
+// is not followed: root would give away what it leads to.
 func (a Account) own(path string) error {
 	if !a.other {
 		return nil
 	}
-	if err := os.Chown(path, int(a.uid), int(a.gid)); err != nil {
+	if err := os.Lchown(path, int(a.uid), int(a.gid)); err != nil {
 		return fmt.Errorf("give %s to %s: %w", path, a.Name, err)
+	}
+	return nil
+}
+
+// open makes the folder above the account's own, and lets the account through it.
+func (a Account) open(path string) error {
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return fmt.Errorf("make the folder of ComfyUI's working folders: %w", err)
+	}
+	if !a.other {
+		return nil
+	}
+	if err := os.Chmod(path, 0o711); err != nil { //nolint:gosec // it may be gone through, not read
+		return fmt.Errorf("let %s into %s: %w", a.Name, path, err)
 	}
 	return nil
 }
