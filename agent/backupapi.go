@@ -70,6 +70,17 @@ type asked struct {
 	Key     string `json:"key,omitempty"`   // of the recovery kit
 	NewKit  bool   `json:"new_kit,omitempty"`
 	Confirm bool   `json:"confirm,omitempty"`
+
+	User cluster.User `json:"user,omitempty"`
+	Path string       `json:"path,omitempty"`
+}
+
+// keeping is what this node keeps.
+func (a *api) keeping() (*backups, error) {
+	if b := a.agent.backups.Load(); b != nil {
+		return b, nil
+	}
+	return nil, cluster.Errorf(cluster.NotFound, "this node keeps no backups: ask the one that was started with --keep, or start this one with --keep=dir:FOLDER")
 }
 
 // backupVerb answers what a backup command asks.
@@ -84,12 +95,11 @@ func (a *api) backupVerb(do func(ctx context.Context, b *backups, in asked) (any
 			answerError(w, cluster.Errorf(cluster.Invalid, "the request cannot be read"))
 			return
 		}
-		b := a.agent.backups.Load()
-		if b == nil {
-			answerError(w, cluster.Errorf(cluster.NotFound, "this node keeps no backups: ask the one that was started with --keep, or start this one with --keep=dir:FOLDER"))
-			return
+		b, err := a.keeping()
+		var out any
+		if err == nil {
+			out, err = do(r.Context(), b, in)
 		}
-		out, err := do(r.Context(), b, in)
 		if err != nil {
 			answerError(w, err)
 			return

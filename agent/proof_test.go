@@ -68,7 +68,7 @@ func traps() map[int][]string {
 // incidents are what people saw of the predecessor, in its numbering, and the
 // tests that would notice if they saw it again.
 func incidents() map[int][]string {
-	const here, gpu, gateway, queue, door = ".:", "../roles/gpu:", "../roles/gateway:", "../roles/queue:", "doortest:"
+	const here, gpu, gateway, queue, kept, door = ".:", "../roles/gpu:", "../roles/gateway:", "../roles/queue:", "../roles/backup:", "doortest:"
 	return map[int][]string{
 		4:  {gpu + "TestBrokenWorkflowHoldsTheGPU30Minutes"},
 		5:  {here + "TestVanishedMachineLosesItsJobInFiveSeconds", queue + "TestThreeStrikes", queue + "TestLateResultIsTaken"},
@@ -84,11 +84,22 @@ func incidents() map[int][]string {
 		35: {"../roles/gpu/comfyui:TestWhatIsMissingIsNamed"},
 		36: {gpu + "TestWorkerOfAnotherVersionThanTheTemplates"},
 		37: {gateway + "TestWhatTemplatesLack", gateway + "TestWorkshopTemplates"},
+		43: {kept + "TestModelSyncSucceededWithHalfTheFiles", kept + "TestTmpWasFullAndTheSyncSaidDone"},
+		44: {kept + "TestBackupsWereAssumedToBeThere"},
+		45: {kept + "TestUploadsToR2FailedInSilence", kept + "TestBucketSaysWhatIsWrong"},
+		46: {door + "TestBucketKeysWereLostAfterTheRestore"},
+		47: {door + "TestHourlyBackupWasNeverMade"},
+		48: {kept + "TestBackupOfAWipedDisk"},
+		49: {kept + "TestBackupOfAWipedDisk", kept + "TestForeignLockGetsNothing"},
+		50: {door + "TestDeadMountTookTheBackupsWithIt"},
+		60: {door + "TestPersonWithoutFoldersUploadsAndRenders"},
+		62: {door + "TestBackupsLackedWorkflows"},
 		63: {door + "TestFirstStartNeedsNoBackup"},
-		64: {door + "TestMachineAndDiskAreGoneAndTheWorkshopComesBack", here + "TestMachineOfTheLeaderIsGone"},
+		64: {door + "TestHostWasTerminatedWithItsConfiguration", door + "TestGatewayMachineVanishesInMidClass", door + "TestMachineAndDiskAreGoneAndTheWorkshopComesBack", here + "TestMachineOfTheLeaderIsGone"},
 		65: {here + "TestNobodyKnewWhichMachineWasProduction", "comfyume-agent:TestScripts"}, // testdata/swarm.txt: the public entry
 		66: {gpu + "TestSpotInstanceIsReclaimed", queue + "TestMachineThatVanishedLosesItsJobEarly"},
 		75: {here + "TestSwitchingTheGPUNeedsARestart"},
+		72: {here + "TestExtraEnvKeysCrashedTheStart"},
 		87: {here + "TestOnDemandMachineLeftRunning"},
 	}
 }

@@ -247,6 +247,7 @@ func routes(a *api, dashboard http.Handler, metrics prometheus.Gatherer) http.Ha
 		"POST /api/backup/verify":         a.backupVerb(verifyBackup),
 		"POST /api/backup/restore":        a.backupVerb(a.restoreBackup),
 		"POST /api/backup/drill":          a.backupVerb(drillBackup),
+		"POST /api/backup/files":          a.bringFiles,
 		"GET /api/backup/status":          a.backupVerb(backupStatus),
 	} {
 		mux.HandleFunc(pattern, h)

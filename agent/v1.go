@@ -75,6 +75,7 @@ type v1Import struct {
 	propose peer.Proposals
 	// template is the workshop's workflow that people see at a path, nil if none.
 	template func(path string) []byte
+	mark     string // goes into the name of what finds its own taken
 }
 
 func (a *api) v1(r *http.Request) (*v1Import, error) {
@@ -89,7 +90,7 @@ func (a *api) v1(r *http.Request) (*v1Import, error) {
 	if a.agent.accounts.prepared() != nil {
 		return nil, cluster.Errorf(cluster.Unavailable, "the accounts are being prepared: try again in a moment")
 	}
-	return &v1Import{core: c, blobs: a.agent.swarm.store(), propose: c.propose.As(localActor(r)), template: gw.Template}, nil
+	return &v1Import{core: c, blobs: a.agent.swarm.store(), propose: c.propose.As(localActor(r)), template: gw.Template, mark: "v1"}, nil
 }
 
 // v1File answers where a file would go (GET), or takes it (POST, with its bytes).
@@ -118,13 +119,13 @@ func (a *api) v1File(w http.ResponseWriter, r *http.Request) {
 const maxV1Names = 10
 
 // otherName is the n-th name under which a file is tried.
-func otherName(p string, n int) string {
+func otherName(p, word string, n int) string {
 	if n == 0 {
 		return p
 	}
-	mark := " (v1)"
+	mark := " (" + word + ")"
 	if n > 1 {
-		mark = fmt.Sprintf(" (v1 %d)", n)
+		mark = fmt.Sprintf(" (%s %d)", word, n)
 	}
 	dir, name := path.Split(p)
 	ext := path.Ext(name)
@@ -145,7 +146,7 @@ func (im *v1Import) look(f V1File) (V1Place, error) {
 	}
 	free := ""
 	for n := range maxV1Names {
-		p := otherName(f.Path, n)
+		p := otherName(f.Path, im.mark, n)
 		switch ref := im.at(f, p); {
 		case ref == f.Ref:
 			return V1Place{Path: p, Already: true}, nil

@@ -98,7 +98,7 @@ func TestOtherNames(t *testing.T) {
 		{".json", 1, ".json (v1)"},
 		{"x.tar.gz", 1, "x.tar (v1).gz"},
 	} {
-		if got := otherName(c.path, c.n); got != c.want {
+		if got := otherName(c.path, "v1", c.n); got != c.want {
 			t.Errorf("%s: %q, want %q", c.path, got, c.want)
 		}
 	}

@@ -31,6 +31,8 @@ type backupAsked struct {
 	Key     string `json:"key,omitempty"`
 	NewKit  bool   `json:"new_kit,omitempty"`
 	Confirm bool   `json:"confirm,omitempty"`
+	User    string `json:"user,omitempty"`
+	Path    string `json:"path,omitempty"`
 }
 
 type backupInit struct {

@@ -15,8 +15,8 @@ type backupRestore struct {
 	asking
 	withKit
 	Name  string `arg:"" optional:"" help:"Which one, as backup ls names it, or a time (\"2026-03-01 14:30\"): the newest one from before. Default: the newest."`
-	User  string `placeholder:"NAME" help:"With --plain: only this person's files."`
-	File  string `placeholder:"PATH" help:"With --plain: only this file or folder, e.g. output/film.mp4 or documents/workflows."`
+	User  string `placeholder:"NAME" help:"Only this person's files: they come back beside what the person has now, nothing is replaced."`
+	File  string `placeholder:"PATH" help:"Only this file or folder of theirs, e.g. output/film.mp4 or documents/workflows."`
 	Plain string `placeholder:"FOLDER" help:"Change nothing in the workshop: write the files under their own names into this folder. Needs no running agent and no key."`
 	At    string `name:"place" placeholder:"PLACE" help:"From which place, or a part of its name. Default: the first."`
 }
@@ -32,7 +32,7 @@ func (r *backupRestore) Run(ctx context.Context, t *terminal, g *grammar) error 
 		return r.plain(ctx, t, g, v)
 	}
 	if r.User != "" || r.File != "" {
-		return &exit{exitUsage, "--user and --file go with --plain=FOLDER: the files are written there, and the person uploads or opens what is wanted. Nothing was done"}
+		return r.person(ctx, t, g)
 	}
 	c, err := connect(t, g)
 	var gone *exit
@@ -59,6 +59,31 @@ func (r *backupRestore) Run(ctx context.Context, t *terminal, g *grammar) error 
 		return err
 	}
 	return told(t, g, said, "%s Files are read from the backup as they are asked for, and copied here by and by.", said.Text)
+}
+
+// person brings files of one person back into the running workshop.
+func (r *backupRestore) person(ctx context.Context, t *terminal, g *grammar) error {
+	c, err := connect(t, g)
+	if err != nil {
+		return err
+	}
+	var out agent.BackupFiles
+	if err := c.patient().post(ctx, "/api/backup/files", nil, backupAsked{Name: r.Name, Place: r.At, User: r.User, Path: r.File}, &out); err != nil {
+		return err
+	}
+	for _, one := range out.Renamed {
+		fmt.Fprintln(t.err, "another file has the name now:", one)
+	}
+	for _, one := range out.Failed {
+		fmt.Fprintln(t.err, "not restored:", one)
+	}
+	if err := told(t, g, out, "backup %s: %s of %s came back, %d were there already", out.Backup, count(out.Taken, "file", "files"), r.User, out.Already); err != nil {
+		return err
+	}
+	if len(out.Failed) > 0 {
+		return &exit{exitFailed, count(len(out.Failed), "file was", "files were") + " not restored: the reasons stand above; try an older backup"}
+	}
+	return nil
 }
 
 // machine makes an empty state folder that of the machine that made the backup.

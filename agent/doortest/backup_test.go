@@ -324,6 +324,36 @@ func TestPersonsFilesAtAPointInTime(t *testing.T) {
 	})
 }
 
+// One person's file comes back into the running workshop, beside what they have now.
+func TestOnePersonsFileComesBack(t *testing.T) {
+	path := t.TempDir()
+	k := keeping{spec: "dir:" + path, path: path}
+	a := k.start(t)
+	c := a.Client("user001")
+	k.kit(t, a)
+	picture, _ := work(t, c)
+	does(t, a, "backup", "run")
+	const spoilt = `{"note":"spoilt"}`
+	if code, _, _, err := c.Do("POST", "/userdata/workflows%2Ffilm.json?overwrite=true", spoilt); err != nil || code != 200 {
+		t.Fatal(code, err)
+	}
+	out := does(t, a, "backup", "restore", "--user=user001", "--file=documents/workflows")
+	if !strings.Contains(out, "1 file of user001 came back, 0 were there already") || !strings.Contains(out, "film.json -> documents/workflows/film (restored).json") {
+		t.Error(out)
+	}
+	for name, want := range map[string]string{"film.json": spoilt, "film%20(restored).json": film} {
+		if _, _, raw, err := c.Do("GET", "/userdata/workflows%2F"+name, nil); err != nil || string(raw) != want {
+			t.Errorf("%s is %.60q, %v", name, raw, err)
+		}
+	}
+	if out := does(t, a, "backup", "restore", "--user=user001"); !strings.Contains(out, "0 files of user001 came back, 2 were there already") {
+		t.Error(out)
+	}
+	if _, _, again, err := c.Do("GET", keptView, nil); err != nil || !bytes.Equal(again, picture) {
+		t.Errorf("%d bytes, %v", len(again), err)
+	}
+}
+
 // TestHourlyBackupWasNeverMade (predecessor 47): the schedule is the agent's own; a
 // place that goes away is red with the reason, on every page that shows health, and
 // the backups go on by themselves when it is back.

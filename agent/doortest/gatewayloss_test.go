@@ -2,6 +2,7 @@ package doortest_test
 
 import (
 	"bytes"
+	"image/color"
 	"os"
 	"testing"
 	"time"
@@ -49,5 +50,31 @@ func TestGatewayMachineVanishesInMidClass(t *testing.T) {
 	d.JSON(t, "GET", "/history", nil, &history)
 	if len(history) != 2 {
 		t.Errorf("the history has %d jobs of 2", len(history))
+	}
+}
+
+// TestPersonWithoutFoldersUploadsAndRenders (predecessor 60): nobody made folders for
+// somebody who comes for the first time; what they upload and render is there.
+func TestPersonWithoutFoldersUploadsAndRenders(t *testing.T) {
+	a := doortest.Start(t, doortest.Options{})
+	c := a.Client("user002")
+	name := upload(t, c, "first take.png", picture(t, 16, func(x, y int) color.Color { return color.Gray{uint8(x * y)} }))
+	ws := c.Socket(t, "page")
+	var accepted struct {
+		PromptID string `json:"prompt_id"`
+	}
+	c.JSON(t, "POST", "/prompt", map[string]any{"client_id": "page", "prompt": doortest.Graph{
+		"1": {Class: "LoadImage", Inputs: map[string]any{"image": name}},
+		"2": {Class: "ImageInvert", Inputs: map[string]any{"image": doortest.Link("1", 0)}},
+		"9": {Class: "SaveImage", Inputs: map[string]any{"images": doortest.Link("2", 0), "filename_prefix": "scene 1/take"}},
+	}}, &accepted)
+	ws.UntilEnd(t, accepted.PromptID, time.Minute)
+	for _, view := range []string{"/view?type=input&filename=first%20take.png", "/view?type=output&subfolder=scene%201&filename=take_00001_.png"} {
+		if code, _, raw, err := c.Do("GET", view, nil); err != nil || code != 200 || !bytes.HasPrefix(raw, []byte("\x89PNG")) {
+			t.Errorf("%s: %d, %.20q, %v", view, code, raw, err)
+		}
+	}
+	if code, _, _, err := c.Do("POST", "/userdata/workflows%2Fscenes%2Fone.json", film); err != nil || code != 200 {
+		t.Errorf("a workflow in a folder of its own: %d, %v", code, err)
 	}
 }
