@@ -129,6 +129,9 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 
+	if !a.swarm.alone {
+		a.stack.run("identity", a.watchTwins)
+	}
 	if err := a.startBackups(); err != nil {
 		return nil, err
 	}

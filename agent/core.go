@@ -31,6 +31,7 @@ type core struct {
 	forming    *forming
 	membership *membership
 	steward    *queue.Steward
+	twins      twins
 	mirror     *peer.Mirror // nil on a node that keeps no blobs
 	receiver   *peer.Receiver
 	secrets    atomic.Pointer[gatewaySecrets] // nil without a gateway
@@ -144,6 +145,7 @@ func closedAs(ctx context.Context, err error) error {
 func (c *core) serve(s *swarm) {
 	c.forming.serve(s.server)
 	c.membership.serve(s.server)
+	c.twins.serve(s.server)
 	serveImage(s.server, c.raft)
 	peer.Handle(s.server, verbTransfer, peer.CoreOnly, func(ctx context.Context, _ peer.Who, to string) (struct{}, error) {
 		if !c.raft.Leads() {

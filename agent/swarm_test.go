@@ -428,7 +428,7 @@ const (
 var peerLaw = map[peer.Verb]whose{
 	"join": coreNodes, "image": coreNodes, "transfer": coreNodes, "form": coreNodes, "submit": coreNodes, "retry": coreNodes, "propose": coreNodes, "tokens": coreNodes, "troubles": coreNodes,
 	"gpu/care": coreNodes, "gpu/log": coreNodes, "gpu/leave": coreNodes,
-	"enter": itsOwn, "work/register": itsOwn, "leave": itsOwn,
+	"enter": itsOwn, "twin": itsOwn, "work/register": itsOwn, "leave": itsOwn,
 	"work/claim": itsJobs, "work/ahead": itsJobs, "work/started": itsJobs, "work/renew": itsJobs, "work/gpudone": itsJobs, "work/outputs": itsJobs, "work/finish": itsJobs,
 	"work/requeue": itsJobs, "work/noroom": itsJobs, "work/hold": itsJobs, "work/secrets": itsJobs,
 	"blob": itsFiles, "hello": anyNodes, "view": anyNodes,
