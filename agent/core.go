@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/consensus"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
@@ -251,6 +252,11 @@ func (c *core) quota(u cluster.User) (err error) {
 		}
 	})
 	return err
+}
+
+// room refuses new work of a user for which there is no room on this node's disk.
+func (c *core) room(store *blob.Dir) func(u cluster.User, n int64) error {
+	return func(_ cluster.User, n int64) error { return store.Room(n) }
 }
 
 // notFound is what people's part of the network site says to strangers.

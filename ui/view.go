@@ -178,6 +178,7 @@ type Node struct {
 	Voter   bool           `json:"voter"`
 	Part    string         `json:"part"`              // in the log: leader, voter, stand-by, copy or ""
 	Disk    int            `json:"disk"`              // per cent used where the state is kept, -1 = unknown
+	Space   *Space         `json:"space,omitempty"`   // the same disk in bytes, nil = unknown
 	Seen    int64          `json:"seen"`              // its last report if that was a while ago; 0 = now (alive or slow) or never
 	Drained string         `json:"drained,omitempty"` // by whom it gets no new jobs
 	Waits   string         `json:"waits,omitempty"`   // what it waits for to be part of the workshop

@@ -58,6 +58,9 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 	if refusal != nil {
 		return comfy.PromptResponse{}, refusal
 	}
+	if err := g.cfg.Room(user, 0); err != nil {
+		return comfy.PromptResponse{}, submitError(err)
+	}
 	if g.cfg.Quota != nil {
 		if err := g.cfg.Quota(user); err != nil {
 			return comfy.PromptResponse{}, submitError(err)
@@ -150,6 +153,8 @@ func submitError(err error) error {
 	switch known.Code {
 	case cluster.Quota:
 		return comfy.NewPromptError("queue_full", "The queue is full", known.Message).WithStatus(fasthttp.StatusTooManyRequests)
+	case cluster.NoSpace:
+		return comfy.NewPromptError("no_space", "The job was not queued", known.Message).WithStatus(fasthttp.StatusInsufficientStorage)
 	case cluster.NoLeader, cluster.Unavailable:
 		return comfy.NewPromptError("unavailable", "The workshop's queue cannot take jobs right now", known.Message+" Nothing is lost: queue it again in a moment.").WithStatus(fasthttp.StatusServiceUnavailable)
 	case cluster.Conflict:
