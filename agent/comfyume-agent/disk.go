@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/ahelme/comfyume/agent"
+)
+
+type diskCommand struct {
+	Block bool   `help:"For scripts: measure this machine's disk and exit 1 if it is 90 % full or more. No agent needs to run."`
+	Path  string `arg:"" optional:"" type:"path" help:"With --block: a folder on the disk to measure. Default: the state folder."`
+}
+
+// Run lists the disks of all machines, or measures this one's.
+func (d *diskCommand) Run(ctx context.Context, t *terminal, g *grammar) error {
+	if d.Block {
+		return d.block(t, g)
+	}
+	if d.Path != "" {
+		return &exit{exitUsage, "a folder is measured with --block; without it the machines of the workshop are listed"}
+	}
+	v, err := diskView(ctx, t, g)
+	if err != nil {
+		return err
+	}
+	if g.JSON {
+		return emit(t.out, struct {
+			Nodes []agent.Node `json:"nodes"`
+		}{v.Nodes})
+	}
+	notes(t.err, v)
+	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tUSED\tFREE\tTOTAL\t90 % FULL\tFILES\tSIZE\tBEING WRITTEN\tDAMAGED\tMISSING")
+	for _, n := range v.Nodes {
+		diskRow(w, n)
+	}
+	return w.Flush()
+}
+
+// diskView is what the agent shows, or this machine alone while none runs.
+func diskView(ctx context.Context, t *terminal, g *grammar) (v agent.View, err error) {
+	c, err := connect(t, g)
+	if err == nil {
+		v, err = c.view(ctx)
+	}
+	var away *exit
+	if !errors.As(err, &away) || away.code != exitUnreachable {
+		return v, err
+	}
+	dir := stateDir(t, g)
+	s, merr := agent.MeasureDisk(dir)
+	if merr != nil {
+		return v, err // that no agent runs is what there is to say
+	}
+	fmt.Fprintf(t.err, "no agent answers here: only the disk of %s is shown\n", dir)
+	v.Nodes = []agent.Node{{Name: "this machine", Disk: s.Used, Space: &s}}
+	return v, nil
+}
+
+func diskRow(w *tabwriter.Writer, n agent.Node) {
+	s := n.Space
+	if s == nil || s.Used < 0 {
+		fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\n", n.Name)
+		return
+	}
+	kept := "-\t-\t-\t-\t-"
+	if s.Keeper || s.Blobs > 0 {
+		kept = fmt.Sprintf("%d\t%s\t%d\t%d\t%d", s.Blobs, size(s.Bytes), s.Partial, s.Damaged, s.Missing)
+	}
+	fmt.Fprintf(w, "%s\t%d %%\t%s\t%s\t%s\t%s\n", n.Name, s.Used, size(s.Free), size(s.Total), agent.FullWords(s.Full), kept)
+}
+
+func size(n int64) string { return humanize.Bytes(uint64(max(0, n))) }
+
+// block is one line and an exit code.
+func (d *diskCommand) block(t *terminal, g *grammar) error {
+	dir := d.Path
+	if dir == "" {
+		dir = stateDir(t, g)
+	}
+	s, err := agent.MeasureDisk(dir)
+	if err != nil {
+		return &exit{exitFailed, fmt.Sprintf("the disk of %s cannot be measured: %v", dir, err)}
+	}
+	line := strconv.Itoa(s.Used) + " % used, " + size(s.Free) + " of " + size(s.Total) + " free: " + dir
+	if s.Used >= agent.DiskFull {
+		return &exit{exitFailed, fmt.Sprintf("the disk is full: %s; the bound is %d %%", line, agent.DiskFull)}
+	}
+	return told(t, g, s, "%s", line)
+}
