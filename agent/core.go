@@ -15,6 +15,7 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/files"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
@@ -254,9 +255,24 @@ func (c *core) quota(u cluster.User) (err error) {
 	return err
 }
 
-// room refuses new work of a user for which there is no room on this node's disk.
+// room refuses new work of a user for which there is no room on this node's disk,
+// or within what they may have. The table itself bounds uploads that come at once.
 func (c *core) room(store *blob.Dir) func(u cluster.User, n int64) error {
-	return func(_ cluster.User, n int64) error { return store.Room(n) }
+	return func(u cluster.User, n int64) (err error) {
+		if err := store.Room(n); err != nil {
+			return err
+		}
+		bound := c.machine.Settings().Quota(u).Bytes
+		if bound == 0 {
+			return nil
+		}
+		c.machine.Files(func(t *files.Table) {
+			if used := t.Used(u); used.Total()+n > bound || used.Total() == bound {
+				err = used.Over(u, n, bound)
+			}
+		})
+		return err
+	}
 }
 
 // notFound is what people's part of the network site says to strangers.

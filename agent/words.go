@@ -56,6 +56,7 @@ const (
 	NowJobs     = ui.NowJobs
 	SetClass    = ui.SetClass
 	SetQuota    = ui.SetQuota
+	SetDisk     = ui.SetDisk
 	BoostPerson = ui.BoostPerson
 
 	RestartWorker = ui.RestartWorker

@@ -270,7 +270,9 @@ type Person struct {
 	Waiting  int          `json:"waiting"`
 	Running  int          `json:"running"`
 	Error    string       `json:"error"` // of their last job, "" when it went well
-	Used     Used         `json:"used"`  // by their jobs, as far as the table still has them
+	Disk     int64        `json:"disk"`  // bytes of their files
+	Bound    int64        `json:"disk_bound,omitempty"`
+	Used     Used         `json:"used"` // by their jobs, as far as the table still has them
 }
 
 // Act is one line of the audit.
@@ -297,6 +299,7 @@ const (
 	NowJobs       Verb = "now"   // to the very front; running jobs are stopped for them
 	SetClass      Verb = "class" // Mode: free, demo, hands-off, sprint (N jobs each), wind-down (Until)
 	SetQuota      Verb = "quota" // of User, "" = everybody: Queued, N at work, Minutes of GPU a day; 0 = no bound
+	SetDisk       Verb = "disk"  // of User, "" = everybody: their files may take Bytes; 0 = no bound
 	BoostPerson   Verb = "boost" // User's jobs go first until Until; 0 ends it
 	DrainNode     Verb = "drain" // no new jobs; running ones go on
 	UndrainNode   Verb = "undrain"
@@ -311,7 +314,7 @@ const (
 // Verbs lists every verb.
 func Verbs() []Verb {
 	return []Verb{
-		CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, BoostPerson, DrainNode, UndrainNode, ForgetNode,
+		CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, SetDisk, BoostPerson, DrainNode, UndrainNode, ForgetNode,
 		RestartWorker, StopWorker, StartWorker, FreeWorker, ReleaseWorker,
 	}
 }
@@ -333,6 +336,7 @@ type Action struct {
 	N       int64 `json:"n,omitempty"`
 	Queued  int64 `json:"queued,omitempty"`
 	Minutes int64 `json:"minutes,omitempty"`
+	Bytes   int64 `json:"bytes,omitempty"`
 	Until   int64 `json:"until,omitempty"`
 }
 

@@ -76,6 +76,14 @@ func diskRow(w *tabwriter.Writer, n agent.Node) {
 	fmt.Fprintf(w, "%s\t%d %%\t%s\t%s\t%s\t%s\n", n.Name, s.Used, size(s.Free), size(s.Total), agent.FullWords(s.Full), kept)
 }
 
+// filesOf is what a person's files take, and may take.
+func filesOf(p agent.Person) string {
+	if p.Bound == 0 {
+		return size(p.Disk)
+	}
+	return size(p.Disk) + " of " + size(p.Bound)
+}
+
 func size(n int64) string { return humanize.Bytes(uint64(max(0, n))) }
 
 // block is one line and an exit code.

@@ -2,6 +2,8 @@ package gateway_test
 
 import (
 	"bytes"
+	"net/url"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -63,4 +65,44 @@ func TestDiskIsFullAndNobodyNotices(t *testing.T) { // predecessor 61
 	free.Store(400 << 20) // somebody has made room: it goes on by itself
 	w.upload(ann, "/upload/image", part{"image", "b.png", "others"}).want(t, 200)
 	w.submit(ann, "", "p3")
+}
+
+// Who has all that they may have is told how much that is and where to remove some,
+// does so, and goes on.
+func TestDiskQuotaSaysWhatToRemove(t *testing.T) {
+	const bound = 40_000
+	w := open(t, options{visited: true, room: func(w *world, u cluster.User, n int64) (err error) {
+		w.machine.Files(func(t *files.Table) {
+			if used := t.Used(u); used.Total()+n > bound {
+				err = used.Over(u, n, bound)
+			}
+		})
+		return err
+	}})
+	big := strings.Repeat("x", 39_000)
+	w.upload(ann, "/upload/image", part{"image", "big.png", big}).want(t, 200)
+	a := w.upload(ann, "/upload/image", part{"image", "more.png", big[:1500]}).want(t, 429)
+	for _, say := range []string{"You use 39 kB of the 40 kB", "uploads 39 kB", "/user001/workshop/files"} {
+		if !strings.Contains(a.body, say) {
+			t.Errorf("%q is not said: %s", say, a.body)
+		}
+	}
+	w.upload(bob, "/upload/image", part{"image", "more.png", big[:1500]}).want(t, 200)
+	w.post(ann, "/userdata/workflows%2Fmine.json?overwrite=true", `{"nodes":["`+big[:2000]+`"]}`).want(t, 200)
+	a = w.post(ann, "/prompt", `{"prompt":`+graph("p1")+`}`).want(t, 429)
+	if !strings.Contains(a.body, `"disk_quota"`) || !strings.Contains(a.body, "You use 42 kB of the 40 kB") {
+		t.Errorf("the job is refused with %s", a.body)
+	}
+
+	page := w.get(ann, "/user001/workshop/files").want(t, 200).body
+	picked := regexp.MustCompile(`name="file" value="([^"]*big.png)"`).FindStringSubmatch(page)
+	if picked == nil || strings.Contains(page, "more.png") {
+		t.Fatalf("the page of files: %s", page)
+	}
+	form := url.Values{"file": {picked[1], "nonsense"}}.Encode()
+	w.ask(ask{user: bob, method: "POST", target: "/workshop/files", header: []string{"Content-Type: application/x-www-form-urlencoded"}, body: form}).want(t, 303)
+	w.get(ann, "/view?filename=big.png&type=input").want(t, 200) // bob's form reaches bob's files
+	w.ask(ask{user: ann, method: "POST", target: "/workshop/files", header: []string{"Content-Type: application/x-www-form-urlencoded"}, body: form}).want(t, 303)
+	w.get(ann, "/view?filename=big.png&type=input").want(t, 404)
+	w.submit(ann, "", "p1")
 }

@@ -136,7 +136,7 @@ func New(cfg Config) (*Gateway, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Take == nil {
-		cfg.Take = cfg.Blobs.Put
+		cfg.Take = func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error) { return cfg.Blobs.Put(ctx, r, size) }
 	}
 	if cfg.Room == nil {
 		cfg.Room = func(cluster.User, int64) error { return nil }

@@ -59,7 +59,7 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 		return comfy.PromptResponse{}, refusal
 	}
 	if err := g.cfg.Room(user, 0); err != nil {
-		return comfy.PromptResponse{}, submitError(err)
+		return comfy.PromptResponse{}, roomError(err)
 	}
 	if g.cfg.Quota != nil {
 		if err := g.cfg.Quota(user); err != nil {
@@ -153,14 +153,26 @@ func submitError(err error) error {
 	switch known.Code {
 	case cluster.Quota:
 		return comfy.NewPromptError("queue_full", "The queue is full", known.Message).WithStatus(fasthttp.StatusTooManyRequests)
-	case cluster.NoSpace:
-		return comfy.NewPromptError("no_space", "The job was not queued", known.Message).WithStatus(fasthttp.StatusInsufficientStorage)
 	case cluster.NoLeader, cluster.Unavailable:
 		return comfy.NewPromptError("unavailable", "The workshop's queue cannot take jobs right now", known.Message+" Nothing is lost: queue it again in a moment.").WithStatus(fasthttp.StatusServiceUnavailable)
 	case cluster.Conflict:
 		return comfy.NewPromptError("prompt_id_used", "This prompt_id is taken", known.Message).WithStatus(fasthttp.StatusConflict)
 	}
 	return err
+}
+
+// roomError likewise, of a job whose results would have no room.
+func roomError(err error) error {
+	kind := ""
+	switch cluster.CodeOf(err) {
+	case cluster.NoSpace:
+		kind = "no_space"
+	case cluster.Quota:
+		kind = "disk_quota"
+	default:
+		return err
+	}
+	return comfy.NewPromptError(kind, "The job was not queued", cluster.MessageOf(err)).WithStatus(cluster.CodeOf(err).Status())
 }
 
 // titleOf is what a queue shows of a workflow: its most telling node class.

@@ -172,11 +172,12 @@ export function people(view, act, look) {
   rows($("people"), view.people.map((p) => ({ ...p, paused: isPaused(view.head, `user/${p.name}`) })), (p) => p.name, (p) =>
     el("li", { "data-level": p.error ? "fail" : "none" }, el("div", { class: "line" }, el("b", {}, p.name),
       pill(p.disabled ? "shut out" : p.online ? "online" : p.visited ? "away" : "not seen", p.disabled ? "warn" : p.online ? "good" : "none")),
-      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`, p.used.gpu ? `, GPU ${age(p.used.gpu)}${Object.entries(p.used.cost ?? {}).map(([c, n]) => `, ${money(n, c)}`).join("")}` : ""), p.paused ? [" ", pill("paused", "warn")] : ""),
+      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`, p.used.gpu ? `, GPU ${age(p.used.gpu)}${Object.entries(p.used.cost ?? {}).map(([c, n]) => `, ${money(n, c)}`).join("")}` : "", p.disk || p.disk_bound ? `, files ${bytes(p.disk)}${p.disk_bound ? ` of ${bytes(p.disk_bound)}` : ""}` : ""), p.paused ? [" ", pill("paused", "warn")] : ""),
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
         el("button", { type: "button", "aria-label": `Errors: ${p.name}`, onclick: () => look(p.name) }, "Errors"),
         p.waiting ? [button("Boost", p.name, act, verbs.boost(p.name)), button("Quota", p.name, act, verbs.quota(p.name))] : "",
+        p.disk && !p.disk_bound ? button("Bound disk", p.name, act, verbs.disk(p.name)) : "",
         ...p.disabled ? [] : [button("Link", p.name, act, verbs.link(p.name)), button("Token", p.name, act, verbs.token(p.name)), button("Sign out", p.name, act, verbs.signout(p.name))],
         p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
