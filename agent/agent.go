@@ -238,6 +238,9 @@ func (a *Agent) report() report {
 			r.Forecast = c.steward.Forecast()
 		}
 		r.Missing = r.Space.Missing
+		if c.mirror != nil {
+			r.Lost = c.mirror.MissingRefs(maxLost)
+		}
 	}
 	if g := a.roles.gateway.Load(); g != nil {
 		r.Sockets, r.Troubles, r.Lacks, r.Door = g.Sockets(), a.roles.troubles(), a.roles.lacks(), a.doorURL()

@@ -28,6 +28,9 @@ func (a *Agent) checks() []check {
 	if b := a.backups.Load(); b != nil {
 		out = append(out, checkBackups(b))
 	}
+	if s.core != nil && s.core.scrub != nil {
+		out = append(out, checkScrub(s.core.scrub.Status, time.Now))
+	}
 	if a.certificate != nil {
 		out = append(out, checkCertificate(a.certificate), checkRenewal(a.certificate))
 	}

@@ -102,9 +102,12 @@ type Config struct {
 	DeadManHook  string // "" = none
 	SpotNotice   string // file or address, "" = none
 
-	ProbeListen  string // host:port, "" = nowhere
-	Keep         string // where backups go, "" = nowhere
-	KeepEvery    time.Duration
+	ProbeListen string // host:port, "" = nowhere
+	Keep        string // where backups go, "" = nowhere
+	KeepEvery   time.Duration
+
+	RetainOutputs, RetainTemp, RetainTrash, RetainDamaged time.Duration // 0: results for ever, others as they are by default
+
 	Wake         string // address or command, "" = none
 	WakeReplicas int
 	WakeToken    Secret
@@ -142,6 +145,8 @@ func (v *Values) Config() (Config, error) {
 		NoProgress: must(parseDuration(v.text("no-progress"))),
 		IdleAfter:  must(parseDuration(v.text("idle-after"))), IdleHook: v.text("idle-hook"), DeadManAfter: must(parseDuration(v.text("dead-man-after"))),
 		DeadManHook: v.text("dead-man-hook"), SpotNotice: v.text("spot-notice"),
+		RetainOutputs: must(optionalDuration(v.text("retain-outputs"))), RetainTemp: must(parseDuration(v.text("retain-temp"))),
+		RetainTrash: must(parseDuration(v.text("retain-trash"))), RetainDamaged: must(parseDuration(v.text("retain-damaged"))),
 		Keep: v.text("keep"), KeepEvery: must(parseDuration(v.text("keep-every"))),
 		ProbeListen: v.text("probe-listen"), Wake: v.text("wake"), WakeReplicas: int(must(parseNumber(v.text("wake-replicas")))), WakeToken: Secret(v.text("wake-token")),
 		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
@@ -216,6 +221,8 @@ func (c *Config) Validate() error {
 		return keepError(c.Keep)
 	case c.Keep != "" && !c.Has(cluster.Gateway):
 		return bad("--keep=%s: only a node with the role gateway has all files to keep", c.Keep)
+	case c.RetainTrash > 0 && c.RetainTrash < time.Hour:
+		return bad("--retain-trash=%s: use an hour or more, e.g. 24h", c.RetainTrash)
 	case c.Keep != "" && c.KeepEvery < time.Second:
 		return bad("--keep-every=%s: use a second or more, e.g. 5m", c.KeepEvery)
 	case c.Wake != "" && !c.Has(cluster.Queue):
@@ -311,6 +318,14 @@ func parseNumber(s string) (uint64, error) {
 		return 0, errors.New("use a whole number of 0 or more")
 	}
 	return n, nil
+}
+
+// optionalDuration is 0 when nobody says.
+func optionalDuration(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	return parseDuration(s)
 }
 
 func parseDuration(s string) (time.Duration, error) {

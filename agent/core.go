@@ -34,6 +34,8 @@ type core struct {
 	membership *membership
 	steward    *queue.Steward
 	mirror     *peer.Mirror // nil on a node that keeps no blobs
+	sweep      *peer.Sweep  // nil likewise
+	scrub      *peer.Scrub  // nil likewise
 	receiver   *peer.Receiver
 	secrets    atomic.Pointer[gatewaySecrets] // nil without a gateway
 	signing    ed25519.PrivateKey             // of sessions and sign-in links that this node gives
@@ -121,6 +123,7 @@ func (c *core) start(s *swarm, stack *stack) (err error) {
 		})
 		peer.ServeBlobs(s.server, s.blobs, c.machine)
 		stack.run("mirror", c.mirror.Run)
+		c.startKeeping(s, stack)
 	}
 	if s.alone {
 		return nil

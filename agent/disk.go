@@ -121,9 +121,14 @@ func (a *Agent) space() *ui.Space {
 	s := a.disk.seen()
 	if u, err := a.swarm.blobs.Usage(); err == nil {
 		s.Blobs, s.Bytes, s.Partial, s.Damaged = u.Blobs, u.Bytes, u.Partial, u.Damaged
+		s.Trash = u.Trash
 	}
 	if c := a.swarm.core; c != nil && c.mirror != nil {
-		s.Keeper, s.Missing = true, c.mirror.Missing()
+		s.Keeper, s.Here, s.Missing = true, c.mirror.Here(), c.mirror.Missing()
+		if c.scrub != nil {
+			at := c.scrub.Status()
+			s.Scrubbed, s.Found = at.Finished, at.Damaged
+		}
 	}
 	return &s
 }

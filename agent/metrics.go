@@ -17,7 +17,7 @@ type metrics struct {
 	health *health
 	space  func() *ui.Space
 
-	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk, diskFree, diskFull *prometheus.Desc
+	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk, diskFree, diskFull, files, missing, damaged, scrubbed, atRisk *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -43,6 +43,11 @@ func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, space fu
 		voters:   desc("log_voters_current", "Nodes that vote."),
 		writable: desc("log_writable", "1 when changes can be made, as far as this node knows."),
 		disk:     desc("disk_used_ratio", "Share of the state folder's disk that is used."),
+		files:    desc("files_here_current", "Files that the table names and that are kept here."),
+		missing:  desc("files_missing_current", "Files that the table names and that should be here and are not."),
+		damaged:  desc("files_damaged_total", "Files that were found damaged when they were read again."),
+		scrubbed: desc("files_scrubbed_timestamp_seconds", "When every file had been read again last, since 1970; 0 = never."),
+		atRisk:   desc("files_at_risk_current", "Files that are on one machine only, as far as this node knows."),
 		diskFree: desc("disk_free_bytes", "What is free of the state folder's disk."),
 		diskFull: desc("disk_full_seconds", "Until the state folder's disk is 90 % full if it grows on as in the last hours, +Inf = it does not grow."),
 	}
@@ -56,7 +61,7 @@ func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, space fu
 
 // Describe lists the figures.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk, m.diskFree, m.diskFull} {
+	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk, m.diskFree, m.diskFull, m.files, m.missing, m.damaged, m.scrubbed, m.atRisk} {
 		ch <- d
 	}
 }
@@ -104,12 +109,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.leads, number(v.Head.Leader == v.Head.Node))
 	gauge(m.voters, float64(v.Head.Voters))
 	gauge(m.writable, number(v.Head.ReadOnly == ""))
-	m.collectDisk(gauge)
+	gauge(m.atRisk, float64(v.AtRisk))
+	m.collectDisk(ch, gauge)
 }
 
 // collectDisk leaves out what is not known.
-func (m *metrics) collectDisk(gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+func (m *metrics) collectDisk(ch chan<- prometheus.Metric, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
 	s := m.space()
+	if s.Keeper {
+		gauge(m.files, float64(s.Here))
+		gauge(m.missing, float64(s.Missing))
+		gauge(m.scrubbed, float64(s.Scrubbed)/1000)
+		ch <- prometheus.MustNewConstMetric(m.damaged, prometheus.CounterValue, float64(s.Found))
+	}
 	if s.Used < 0 {
 		return
 	}

@@ -86,6 +86,8 @@ func incidents() map[int][]string {
 		37: {gateway + "TestWhatTemplatesLack", gateway + "TestWorkshopTemplates"},
 		39: {here + "TestNobodySawThatTheDiskWouldBeFull"},
 		43: {"comfyume-agent:TestSyncSucceedsOntoAFullDisk", "../cluster/blob:TestDiskFillsUpWhileAFilmIsRendered"},
+		44: {"../cluster/peer:TestDiskForgetsAndNobodyReads", here + "TestDamagedFileComesBackFromTheOtherMachine"},
+		48: {"../cluster/peer:TestTableIsNewAndTheFilesAreOld", here + "TestBackupOfAnEmptyDiskDeletesEverything"},
 		61: {gateway + "TestDiskIsFullAndNobodyNotices", here + "TestNobodySawThatTheDiskWouldBeFull"},
 		66: {gpu + "TestSpotInstanceIsReclaimed", queue + "TestMachineThatVanishedLosesItsJobEarly"},
 		75: {here + "TestSwitchingTheGPUNeedsARestart"},

@@ -31,7 +31,8 @@ type report struct {
 	Log      *consensus.Status                `json:"log,omitempty"` // of core nodes
 	Disk     int                              `json:"disk"`          // per cent used, -1 = unknown
 	Space    *ui.Space                        `json:"space,omitempty"`
-	Missing  int                              `json:"missing"` // blobs that it should hold and does not
+	Lost     []string                         `json:"lost,omitempty"` // some of Missing, by the beginning of their names
+	Missing  int                              `json:"missing"`        // blobs that it should hold and does not
 	Waits    string                           `json:"waits,omitempty"`
 	Bill     *bill                            `json:"bill,omitempty"`     // what the machine costs, if that was said
 	Forecast *policy.Forecast                 `json:"forecast,omitempty"` // of the node that leads

@@ -60,6 +60,10 @@ func Settings() []Setting {
 		{Name: "site-listen", Shape: Text, Default: "127.0.0.1:7180", Group: groupNode, Help: "Where this node's own site listens; the next free port when the default is taken."},
 		{Name: "keep", Shape: Text, Group: groupNode, Help: "On a gateway node: where backups of the whole workshop are kept, e.g. dir:/mnt/backup, a folder on another disk or machine. Prepare it once: comfyume-agent backup init."},
 		{Name: "keep-every", Shape: Duration, Default: "5m", Group: groupNode, Help: "How often a backup is made when something has changed."},
+		{Name: "retain-outputs", Shape: Duration, Group: groupNode, Help: "On gateway nodes: how long results are kept, e.g. 720h. Default: for ever. Say the same on all of them."},
+		{Name: "retain-temp", Shape: Duration, Default: "24h", Group: groupNode, Help: "On gateway nodes: how long previews and other temporary pictures are kept."},
+		{Name: "retain-trash", Shape: Duration, Default: "24h", Group: groupNode, Help: "On gateway nodes: how long bytes that nothing names any more lie in the trash before they are gone."},
+		{Name: "retain-damaged", Shape: Duration, Default: "720h", Group: groupNode, Help: "On gateway nodes: how long a damaged file that is here whole again stays set aside."},
 		{Name: "grace", Shape: Duration, Default: "30s", Group: groupNode, Help: "How long stopping may take."},
 		{Name: "env-file", Shape: Path, Group: groupNode, Help: "File of KEY=value lines. The environment wins over it. Keys of other software in it are ignored."},
 

@@ -18,7 +18,12 @@ type Space struct {
 	Bytes   int64 `json:"bytes"`
 	Partial int64 `json:"partial"` // being written now
 	Damaged int64 `json:"damaged"` // set aside
-	Missing int   `json:"missing"` // that the table names and that are not here
+	Trash   int64 `json:"trash"`   // that nothing names any more, before they are gone
+	Here    int   `json:"here"`    // that the table names
+	Missing int   `json:"missing"` // likewise, that are not here
+
+	Scrubbed int64 `json:"scrubbed"`     // when every file had been read again last, milliseconds since 1970; 0 = never
+	Found    int64 `json:"damage_found"` // how many were found damaged, ever
 }
 
 // What Full may say beside a time.

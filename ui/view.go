@@ -96,6 +96,9 @@ type View struct {
 	People    []Person  `json:"people"`
 	Audit     []Act     `json:"audit"`
 	Log       Log       `json:"log"`
+	// AtRisk counts the files that are on one machine only, as far as the machines
+	// that answer know. Backups are not counted.
+	AtRisk int `json:"at_risk"`
 }
 
 // Bounds of the lists.

@@ -36,11 +36,32 @@ func (d *diskCommand) Run(ctx context.Context, t *terminal, g *grammar) error {
 	}
 	notes(t.err, v)
 	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tUSED\tFREE\tTOTAL\t90 % FULL\tFILES\tSIZE\tBEING WRITTEN\tDAMAGED\tMISSING")
+	fmt.Fprintln(w, "NODE\tUSED\tFREE\tTOTAL\t90 % FULL\tFILES\tSIZE\tBEING WRITTEN\tTRASH\tDAMAGED\tMISSING\tREAD AGAIN")
 	for _, n := range v.Nodes {
 		diskRow(w, n)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return risk(t, v)
+}
+
+// risk says how many files are on one machine only.
+func risk(t *terminal, v agent.View) error {
+	var keepers []string
+	for _, n := range v.Nodes {
+		if n.Space != nil && n.Space.Keeper {
+			keepers = append(keepers, n.Name)
+		}
+	}
+	var err error
+	switch {
+	case len(keepers) == 1:
+		_, err = fmt.Fprintf(t.out, "%d files are at risk: only %s keeps files\n", v.AtRisk, keepers[0])
+	case len(keepers) > 1:
+		_, err = fmt.Fprintf(t.out, "%d files are at risk: of the machines that answer only one has them\n", v.AtRisk)
+	}
+	return err
 }
 
 // diskView is what the agent shows, or this machine alone while none runs.
@@ -66,12 +87,12 @@ func diskView(ctx context.Context, t *terminal, g *grammar) (v agent.View, err e
 func diskRow(w *tabwriter.Writer, n agent.Node) {
 	s := n.Space
 	if s == nil || s.Used < 0 {
-		fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\n", n.Name)
+		fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t-\t-\n", n.Name)
 		return
 	}
-	kept := "-\t-\t-\t-\t-"
+	kept := "-\t-\t-\t-\t-\t-\t-"
 	if s.Keeper || s.Blobs > 0 {
-		kept = fmt.Sprintf("%d\t%s\t%d\t%d\t%d", s.Blobs, size(s.Bytes), s.Partial, s.Damaged, s.Missing)
+		kept = fmt.Sprintf("%d\t%s\t%d\t%d\t%d\t%d\t%s", s.Blobs, size(s.Bytes), s.Partial, s.Trash, s.Damaged, s.Missing, orDash(moment(s.Scrubbed)))
 	}
 	fmt.Fprintf(w, "%s\t%d %%\t%s\t%s\t%s\t%s\n", n.Name, s.Used, size(s.Free), size(s.Total), agent.FullWords(s.Full), kept)
 }

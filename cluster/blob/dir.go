@@ -37,7 +37,7 @@ const (
 	RefuseAt = 90 // Put
 )
 
-// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, quarantine/.
+// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, quarantine/, trash/.
 type Dir struct {
 	cfg      DirConfig
 	reserved atomic.Int64
@@ -104,10 +104,11 @@ func (d *Dir) Usage() (Usage, error) {
 	u := Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load()}
 	var err error
 	u.Free, u.Total, err = d.cfg.Space(d.cfg.Path)
-	for dir, n := range map[string]*int64{d.tmp(): &u.Partial, filepath.Join(d.cfg.Path, "quarantine"): &u.Damaged} {
+	for dir, n := range map[string]*int64{d.tmp(): &u.Partial, d.quarantine(): &u.Damaged, d.trash(): &u.Trash} {
 		list, rerr := os.ReadDir(dir)
-		err = errors.Join(err, rerr)
-		*n = int64(len(list))
+		if *n = int64(len(list)); !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
 	}
 	return u, err
 }

@@ -100,7 +100,11 @@ type Config struct {
 	Take func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error)
 	// NodeWeb names the packs of custom nodes whose scripts and style sheets pages
 	// get; "*" means all that workers have.
-	NodeWeb    []string
+	NodeWeb []string
+	// KeepTemp is how long temporary files are kept, 0 = a day; KeepOutputs results,
+	// 0 = for ever.
+	KeepTemp, KeepOutputs time.Duration
+
 	MaxWaiting uint64 // waiting jobs over which a new one is refused; 0 = no limit
 	MaxBody    int    // of a request that is not an upload, in bytes; 0 = 64 MiB
 	MaxUpload  int64  // of one upload, in bytes; 0 = 10 GB
@@ -136,10 +140,15 @@ func New(cfg Config) (*Gateway, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Take == nil {
-		cfg.Take = func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error) { return cfg.Blobs.Put(ctx, r, size) }
+		cfg.Take = func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error) {
+			return cfg.Blobs.Put(ctx, r, size)
+		}
 	}
 	if cfg.Room == nil {
 		cfg.Room = func(cluster.User, int64) error { return nil }
+	}
+	if cfg.KeepTemp == 0 {
+		cfg.KeepTemp = keepTemp
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 64 << 20

@@ -72,6 +72,7 @@ type options struct {
 	docs, official *wheels.Shelf
 	turns          func(cluster.User) map[jobs.ID]jobs.Turn
 	free           func() int64 // of a disk of 1000 MiB; nil: there is room
+	keepOutputs    time.Duration
 	room           func(w *world, u cluster.User, n int64) error
 }
 
@@ -231,7 +232,7 @@ func open(t testing.TB, o options) *world {
 		Admin:   func(string) http.Handler { return admin },
 		Health:  health,
 		Replica: o.replica,
-		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns, Room: room, Take: w.blobs.Take,
+		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns, Room: room, Take: w.blobs.Take, KeepOutputs: o.keepOutputs,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {
