@@ -133,7 +133,7 @@ func TestFileIsNamedWhileItIsSweptAway(t *testing.T) {
 	ref = b.put("used again", 48*time.Hour)
 	b.look("")
 	b.is(ref, "trash")
-	b.now = b.now.Add(48 * time.Hour)                                // due to be removed
+	b.now = b.now.Add(48 * time.Hour)                               // due to be removed
 	b.ask = func(n int) error { b.named[ref] = n == 4; return nil } // at the last question before
 	b.look("")
 	b.is(ref, "here")
