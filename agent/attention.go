@@ -107,7 +107,7 @@ func (v *view) nodeProblems(all []heardOf, nodes []ui.Node) []ui.Problem {
 		}
 	}
 	if files, keepers := atRisk(all, v.now()); files > 0 && keepers > 1 { // with one machine that is said of it as a whole
-		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("%d files are at risk: of the machines that answer only one has them", files), Cure: "they are copied as soon as another machine can; see comfyume-agent disk"})
+		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("files at risk, which only one of the machines that answer has: %d", files), Cure: "they are copied as soon as another machine can; see comfyume-agent disk"})
 	}
 	for _, n := range nodes {
 		if slices.Contains([]string{"dead", stateSilent}, n.State) {
