@@ -32,6 +32,9 @@ type gauge struct {
 	mu   sync.Mutex
 	last ui.Space
 	ring []sample // the oldest first
+
+	usage   blob.Usage
+	counted time.Time // when usage was
 }
 
 // sample is how much was used at a time.
@@ -93,6 +96,21 @@ func (g *gauge) forecast(now sample, limit int64) int64 {
 // seen is the newest measure; Used is -1 before there is one.
 func (g *gauge) seen() ui.Space { g.mu.Lock(); defer g.mu.Unlock(); return g.last }
 
+// countEvery is how often what is kept is counted: folders are read for it.
+const countEvery = 5 * time.Second
+
+// kept is what a store holds, as it was a moment ago.
+func (g *gauge) kept(store *blob.Dir) blob.Usage {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now := g.now(); g.counted.IsZero() || now.Sub(g.counted) >= countEvery {
+		if u, err := store.Usage(); err == nil {
+			g.usage, g.counted = u, now
+		}
+	}
+	return g.usage
+}
+
 func checkDisk(look func() (ui.Space, error)) check {
 	return check{
 		name: "disk", every: 5 * time.Second, fresh: 30 * time.Second,
@@ -119,10 +137,8 @@ func checkDisk(look func() (ui.Space, error)) check {
 // space is what this node says of its disk and of what it keeps there.
 func (a *Agent) space() *ui.Space {
 	s := a.disk.seen()
-	if u, err := a.swarm.blobs.Usage(); err == nil {
-		s.Blobs, s.Bytes, s.Partial, s.Damaged = u.Blobs, u.Bytes, u.Partial, u.Damaged
-		s.Trash = u.Trash
-	}
+	u := a.disk.kept(a.swarm.blobs)
+	s.Blobs, s.Bytes, s.Partial, s.Damaged, s.Trash = u.Blobs, u.Bytes, u.Partial, u.Damaged, u.Trash
 	if c := a.swarm.core; c != nil && c.mirror != nil {
 		s.Keeper, s.Here, s.Missing = true, c.mirror.Here(), c.mirror.Missing()
 		if c.scrub != nil {

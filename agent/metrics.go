@@ -109,7 +109,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.leads, number(v.Head.Leader == v.Head.Node))
 	gauge(m.voters, float64(v.Head.Voters))
 	gauge(m.writable, number(v.Head.ReadOnly == ""))
-	gauge(m.atRisk, float64(v.AtRisk))
+	gauge(m.atRisk, float64(v.Counts.AtRisk))
 	m.collectDisk(ch, gauge)
 }
 

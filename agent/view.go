@@ -97,7 +97,7 @@ func (v *view) View() ui.View {
 			out.Counts.Online++
 		}
 	}
-	out.AtRisk, _ = atRisk(all, now)
+	out.Counts.AtRisk, _ = atRisk(all, now)
 	out.Attention = v.attention(log, all, out, last)
 	for _, a := range m.Audits(ui.MaxAudit) {
 		out.Audit = append(out.Audit, ui.Act{At: a.At, Actor: a.Actor, What: a.What})

@@ -96,9 +96,6 @@ type View struct {
 	People    []Person  `json:"people"`
 	Audit     []Act     `json:"audit"`
 	Log       Log       `json:"log"`
-	// AtRisk counts the files that are on one machine only, as far as the machines
-	// that answer know. Backups are not counted.
-	AtRisk int `json:"at_risk"`
 }
 
 // Bounds of the lists.
@@ -166,6 +163,9 @@ type Counts struct {
 	Cancelled int `json:"cancelled"`
 	Online    int `json:"online"` // people with an open page
 	People    int `json:"people"`
+	// AtRisk counts the files that are on one machine only, as far as the machines
+	// that answer know. Backups are not counted.
+	AtRisk int `json:"at_risk"`
 }
 
 // Node is one machine.

@@ -57,9 +57,9 @@ func risk(t *terminal, v agent.View) error {
 	var err error
 	switch {
 	case len(keepers) == 1:
-		_, err = fmt.Fprintf(t.out, "at risk: %s, only %s keeps files\n", count(v.AtRisk, "file", "files"), keepers[0])
+		_, err = fmt.Fprintf(t.out, "at risk: %s, only %s keeps files\n", count(v.Counts.AtRisk, "file", "files"), keepers[0])
 	case len(keepers) > 1:
-		_, err = fmt.Fprintf(t.out, "at risk: %s that only one of the machines that answer has\n", count(v.AtRisk, "file", "files"))
+		_, err = fmt.Fprintf(t.out, "at risk: %s that only one of the machines that answer has\n", count(v.Counts.AtRisk, "file", "files"))
 	}
 	return err
 }
