@@ -240,20 +240,19 @@ func TestDamagedCopyStaysWhileItIsTheOnlyOne(t *testing.T) {
 	}
 }
 
-// TestDiskForgetsAndNobodyReads: each file is read again within a week, at a pace,
-// and what is damaged is had from elsewhere.
-func TestDiskForgetsAndNobodyReads(t *testing.T) { // predecessor 44
-	root, log := t.TempDir(), slog.New(slog.DiscardHandler)
+// forgetful are two stores with the same three files of 5 MB, of which the first has
+// a damaged one.
+func forgetful(t *testing.T) (root string, here, there *blob.Dir, refs []cluster.Ref, named map[cluster.Ref]bool) {
+	t.Helper()
+	root, named = t.TempDir(), map[cluster.Ref]bool{}
 	open := func(name string) *blob.Dir {
-		d, err := blob.OpenDir(blob.DirConfig{Path: filepath.Join(root, name), Logger: log})
+		d, err := blob.OpenDir(blob.DirConfig{Path: filepath.Join(root, name), Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return d
 	}
-	here, there := open("here"), open("there")
-	named := map[cluster.Ref]bool{}
-	var refs []cluster.Ref
+	here, there = open("here"), open("there")
 	for _, sign := range "abc" {
 		for _, d := range []*blob.Dir{there, here} {
 			ref, _, err := d.Put(t.Context(), strings.NewReader(strings.Repeat(string(sign), 5_000_000)), -1)
@@ -270,6 +269,14 @@ func TestDiskForgetsAndNobodyReads(t *testing.T) { // predecessor 44
 	if err := os.WriteFile(path, []byte(strings.Repeat("b", 4_999_999)+"c"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return root, here, there, refs, named
+}
+
+// TestDiskForgetsAndNobodyReads: each file is read again within a week, at a pace,
+// and what is damaged is had from elsewhere.
+func TestDiskForgetsAndNobodyReads(t *testing.T) { // predecessor 44
+	log := slog.New(slog.DiscardHandler)
+	root, here, there, refs, named := forgetful(t)
 	synctest.Test(t, func(t *testing.T) {
 		mirror := peer.NewMirror(peer.MirrorConfig{
 			Local: here, Others: func() []cluster.NodeID { return nil }, Last: there.Open, Logger: log,
