@@ -43,7 +43,7 @@ type Agent struct {
 	roles    *roles
 	backups  atomic.Pointer[backups] // nil: this node keeps none
 	leave    chan struct{}           // closed when the node has left the workshop for good
-	used     atomic.Int64            // per cent of the disk, -1 = unknown
+	disk     *gauge
 
 	certificate *certificate.File // nil: the door speaks plain HTTP
 	plain       net.Listener      // from where browsers are sent to the door; nil: nowhere
@@ -62,8 +62,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Logger.With("component", "agent"), stack: newStack(cfg.Logger), leave: make(chan struct{})}
-	a.used.Store(-1)
+	a := &Agent{cfg: cfg, log: cfg.Logger.With("component", "agent"), stack: newStack(cfg.Logger), leave: make(chan struct{}), disk: newGauge(cfg.StateDir, time.Now)}
 	defer func() {
 		if err != nil {
 			if stopped := a.stack.stop(cfg.Grace); stopped != nil {
@@ -143,7 +142,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	a.health = newHealth(cfg.Version, time.Now, a.checks()...)
 	a.stack.run("health", a.health.run)
 	registry := prometheus.NewRegistry()
-	if err := newMetrics(registry, source, a.health, func() int { return int(a.used.Load()) }); err != nil {
+	if err := newMetrics(registry, source, a.health, a.space); err != nil {
 		return nil, fmt.Errorf("register the metrics: %w", err)
 	}
 	if err := a.doorMetrics(registry); err != nil {
@@ -199,15 +198,6 @@ func (a *Agent) announce() error {
 	return nil
 }
 
-// measureDisk remembers the last use for the dashboard.
-func (a *Agent) measureDisk(ctx context.Context, dir string) (int, uint64, error) {
-	used, free, err := measureDisk(ctx, dir)
-	if err == nil {
-		a.used.Store(int64(used))
-	}
-	return used, free, err
-}
-
 // source is what this node's dashboard shows: its own tables, or what a core
 // node shows it.
 func (a *Agent) source() ui.Source {
@@ -241,7 +231,8 @@ func (a *Agent) isAdmin(login string) bool {
 
 // report is what this node says of itself to the others.
 func (a *Agent) report() report {
-	r := report{Member: a.self, Disk: int(a.used.Load()), Workers: a.roles.workers()}
+	r := report{Member: a.self, Space: a.space(), Workers: a.roles.workers()}
+	r.Disk = r.Space.Used
 	if h := a.roles.health.Load(); h != nil {
 		r.Health, r.Problems = h.report(), h.problems()
 	}
@@ -258,8 +249,9 @@ func (a *Agent) report() report {
 		if c.steward != nil {
 			r.Forecast = c.steward.Forecast()
 		}
+		r.Missing = r.Space.Missing
 		if c.mirror != nil {
-			r.Missing = c.mirror.Missing()
+			r.Lost = c.mirror.MissingRefs(maxLost)
 		}
 		if b := a.backups.Load(); b != nil {
 			r.Backups = b.states()

@@ -106,6 +106,9 @@ func (v *view) nodeProblems(all []heardOf, nodes []ui.Node) []ui.Problem {
 			out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("%s lacks %d files that the table names: they are on one machine only, or on their way", h.Member.Name, h.Missing)})
 		}
 	}
+	if files, keepers := atRisk(all, v.now()); files > 0 && keepers > 1 { // with one machine that is said of it as a whole
+		out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("files at risk, which only one of the machines that answer has: %d", files), Cure: "they are copied as soon as another machine can; see comfyume-agent disk"})
+	}
 	for _, n := range nodes {
 		if slices.Contains([]string{"dead", stateSilent}, n.State) {
 			out = append(out, ui.Problem{Level: ui.Warn, What: fmt.Sprintf("node %s (%s) does not answer", n.Name, joinRoles(n.Roles)), Cure: "start it; if it is gone for good: comfyume-agent node forget " + n.Name, Since: n.Since})

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/dustin/go-humanize"
-	"github.com/shirou/gopsutil/v4/disk"
-
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/people"
 	"github.com/ahelme/comfyume/cluster/state"
@@ -31,10 +28,13 @@ func (a *Agent) checks() []check {
 	if b := a.backups.Load(); b != nil {
 		out = append(out, checkBackups(b))
 	}
+	if s.core != nil && s.core.scrub != nil {
+		out = append(out, checkScrub(s.core.scrub.Status, time.Now))
+	}
 	if a.certificate != nil {
 		out = append(out, checkCertificate(a.certificate), checkRenewal(a.certificate))
 	}
-	out = append(out, checkDisk(a.measureDisk, a.cfg.StateDir))
+	out = append(out, checkDisk(a.disk.look))
 	switch {
 	case a.cfg.Has(cluster.GPU):
 		out = append(out, checkComfyUI(a.roles.answering))
@@ -149,44 +149,6 @@ func checkAccounts(table func(func(*people.Table)), prepared func() error) check
 				return "", cluster.Errorf(cluster.Unavailable, "nobody may sign in: %d accounts, %d shut out", all, out)
 			}
 			return fmt.Sprintf("%d may sign in, %d shut out", all-out, out), nil
-		},
-	}
-}
-
-// Disk use in per cent of the state folder's disk.
-const (
-	diskWarn = 70
-	diskRed  = 90
-)
-
-// diskUse measures the disk of a folder.
-type diskUse func(ctx context.Context, dir string) (usedPercent int, free uint64, err error)
-
-func measureDisk(ctx context.Context, dir string) (int, uint64, error) {
-	u, err := disk.UsageWithContext(ctx, dir)
-	if err != nil {
-		return 0, 0, fmt.Errorf("measure the disk: %w", err)
-	}
-	return int(u.UsedPercent), u.Free, nil
-}
-
-func checkDisk(measure diskUse, dir string) check {
-	return check{
-		name: "disk", every: 5 * time.Second, fresh: 30 * time.Second,
-		cure: "free space on the disk of the state folder, or move it to a larger one",
-		do: func(ctx context.Context) (string, error) {
-			used, free, err := measure(ctx, dir)
-			if err != nil {
-				return "", err
-			}
-			detail := fmt.Sprintf("%d %% used, %s free", used, humanize.Bytes(free))
-			switch {
-			case used >= diskRed:
-				return detail, cluster.Errorf(cluster.NoSpace, "the disk is nearly full: %s", detail)
-			case used >= diskWarn:
-				return detail, cluster.Errorf(cluster.NoSpace, "the disk fills up: %s", detail)
-			}
-			return detail, nil
 		},
 	}
 }

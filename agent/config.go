@@ -103,13 +103,16 @@ type Config struct {
 	DeadManHook  string // "" = none
 	SpotNotice   string // file or address, "" = none
 
-	ProbeListen  string          // host:port, "" = nowhere
-	Keep         []backup.Target // where backups go
-	KeepEvery    time.Duration
-	KeepKeys     backup.Keys // of buckets
-	DrillEvery   time.Duration
-	RecoveryKey  Secret // of backups; "" = it is given when it is needed
-	Given        Secret // what was set, as KEY=value lines; goes into backups, encrypted
+	ProbeListen string          // host:port, "" = nowhere
+	Keep        []backup.Target // where backups go
+	KeepEvery   time.Duration
+	KeepKeys    backup.Keys // of buckets
+	DrillEvery  time.Duration
+	RecoveryKey Secret // of backups; "" = it is given when it is needed
+	Given       Secret // what was set, as KEY=value lines; goes into backups, encrypted
+
+	RetainOutputs, RetainTemp, RetainTrash, RetainDamaged time.Duration // 0: results for ever, others as they are by default
+
 	Wake         string // address or command, "" = none
 	WakeReplicas int
 	WakeToken    Secret
@@ -156,6 +159,8 @@ func (v *Values) Config() (Config, error) {
 		IdleAfter:  must(parseDuration(v.text("idle-after"))), IdleHook: v.text("idle-hook"), DeadManAfter: must(parseDuration(v.text("dead-man-after"))),
 		DeadManHook: v.text("dead-man-hook"), SpotNotice: v.text("spot-notice"),
 		KeepEvery: must(parseDuration(v.text("keep-every"))), DrillEvery: must(parseDuration(v.text("drill-every"))), Given: Secret(v.lines()),
+		RetainOutputs: must(optionalDuration(v.text("retain-outputs"))), RetainTemp: must(parseDuration(v.text("retain-temp"))),
+		RetainTrash: must(parseDuration(v.text("retain-trash"))), RetainDamaged: must(parseDuration(v.text("retain-damaged"))),
 		ProbeListen: v.text("probe-listen"), Wake: v.text("wake"), WakeReplicas: int(must(parseNumber(v.text("wake-replicas")))), WakeToken: Secret(v.text("wake-token")),
 		Network: v.text("network"), Hall: absolute(v.text("loopback-dir")), Vote: consensus.Vote(v.text("voter")), Form: must(parseSwitch(v.text("form"))),
 		Profile: consensus.Profile(v.text("raft-profile")), ControlURL: v.text("control-url"), AdminLogins: parseList(v.text("admin-login")),
@@ -226,6 +231,8 @@ func (c *Config) Validate() error {
 		return bad("--comfyui-url is given but --roles=%s has no gpu: add gpu, or leave the address out", joinRoles(c.Roles))
 	case !c.Has(cluster.GPU) && c.ProbeListen != "":
 		return bad("--probe-listen is for a serverless container, and --roles=%s has no gpu: leave it out", joinRoles(c.Roles))
+	case c.RetainTrash > 0 && c.RetainTrash < time.Hour:
+		return bad("--retain-trash=%s: use an hour or more, e.g. 24h", c.RetainTrash)
 	case len(c.Keep) > 0 && !c.Keeps():
 		return bad("--keep=%s: only a node with the role gateway or backup has all files to keep", c.Keep[0].Spec)
 	case c.Has(cluster.Backup) && len(c.Keep) == 0:
@@ -325,6 +332,14 @@ func parseNumber(s string) (uint64, error) {
 		return 0, errors.New("use a whole number of 0 or more")
 	}
 	return n, nil
+}
+
+// optionalDuration is 0 when nobody says.
+func optionalDuration(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	return parseDuration(s)
 }
 
 func parseDuration(s string) (time.Duration, error) {

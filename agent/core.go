@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/files"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/models"
 	"github.com/ahelme/comfyume/cluster/peer"
@@ -33,6 +35,8 @@ type core struct {
 	steward    *queue.Steward
 	twins      twins
 	mirror     *peer.Mirror // nil on a node that keeps no blobs
+	sweep      *peer.Sweep  // nil likewise
+	scrub      *peer.Scrub  // nil likewise
 	receiver   *peer.Receiver
 	secrets    atomic.Pointer[gatewaySecrets] // nil without a gateway
 	signing    ed25519.PrivateKey             // of sessions and sign-in links that this node gives
@@ -120,6 +124,7 @@ func (c *core) start(s *swarm, stack *stack) (err error) {
 		})
 		peer.ServeBlobs(s.server, s.blobs, c.machine)
 		stack.run("mirror", c.mirror.Run)
+		c.startKeeping(s, stack)
 	}
 	if s.alone {
 		return nil
@@ -253,6 +258,26 @@ func (c *core) quota(u cluster.User) (err error) {
 		}
 	})
 	return err
+}
+
+// room refuses new work of a user for which there is no room on this node's disk,
+// or within what they may have. The table itself bounds uploads that come at once.
+func (c *core) room(store *blob.Dir) func(u cluster.User, n int64) error {
+	return func(u cluster.User, n int64) (err error) {
+		if err := store.Room(n); err != nil {
+			return err
+		}
+		bound := c.machine.Settings().Quota(u).Bytes
+		if bound == 0 {
+			return nil
+		}
+		c.machine.Files(func(t *files.Table) {
+			if used := t.Used(u); used.Total()+n > bound || used.Total() == bound {
+				err = used.Over(u, n, bound)
+			}
+		})
+		return err
+	}
 }
 
 // notFound is what people's part of the network site says to strangers.

@@ -42,6 +42,8 @@ func (v *view) Do(ctx context.Context, actor string, a ui.Action) error {
 		return commit(ctx, p, &state.SetClass{Mode: string(mode), N: a.N, Until: a.Until})
 	case ui.SetQuota:
 		return commit(ctx, p, &state.SetQuota{Quota: state.Quota{User: a.User, Queued: a.Queued, Running: a.N, Minutes: a.Minutes}})
+	case ui.SetDisk:
+		return commit(ctx, p, &state.SetDisk{User: a.User, Bytes: a.Bytes})
 	case ui.BoostPerson:
 		return commit(ctx, p, &state.SetBoost{User: a.User, Until: a.Until})
 	case ui.DisablePerson, ui.EnablePerson:

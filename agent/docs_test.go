@@ -66,7 +66,7 @@ func TestDocumentsNameRealFlags(t *testing.T) {
 		known[s.Name] = true
 	}
 	// Flags of single commands, which agent/comfyume-agent has, and ComfyUI's own.
-	for _, name := range []string{"json", "wait", "user", "origin", "undo", "help", "addr", "timeout", "watch", "count", "limit", "state", "yes", "force", "deadline", "gpu", "ttl", "why", "worker", "first", "all", "ls", "end", "hand-back", "cpu", "gpu-minutes", "queued", "running", "for", "user-data", "outputs", "inputs", "env", "write-env", "dry-run", "memory-max", "os-user", "kit", "new-kit", "plain", "file", "place"} {
+	for _, name := range []string{"json", "wait", "user", "origin", "undo", "help", "addr", "timeout", "watch", "count", "limit", "state", "yes", "force", "deadline", "gpu", "ttl", "why", "worker", "first", "all", "ls", "end", "hand-back", "cpu", "gpu-minutes", "queued", "running", "for", "user-data", "outputs", "inputs", "env", "write-env", "dry-run", "memory-max", "os-user", "kit", "new-kit", "plain", "file", "place", "block", "disk"} {
 		known[name] = true
 	}
 	flag := regexp.MustCompile(`--([a-z][a-z0-9-]*)`)

@@ -68,7 +68,7 @@ func (g *guestView) View() ui.View {
 	v.Head.Via, v.Head.ReadOnly = via, g.readOnly(v)
 	if at.IsZero() {
 		v.Workers = own.Workers
-		v.Nodes = []ui.Node{{ID: s.self.ID, Name: s.self.Name, Roles: s.self.Roles, Version: s.self.Version, Level: s.self.Level, State: "alive", Disk: own.Disk}}
+		v.Nodes = []ui.Node{{ID: s.self.ID, Name: s.self.Name, Roles: s.self.Roles, Version: s.self.Version, Level: s.self.Level, State: "alive", Disk: own.Disk, Space: own.Space}}
 	} else {
 		v.Head.Seen = at.UnixMilli()
 	}

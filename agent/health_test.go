@@ -12,6 +12,7 @@ import (
 	"github.com/ahelme/comfyume/agent"
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/people"
+	"github.com/ahelme/comfyume/ui"
 )
 
 // node is what the checks look at; a test breaks one thing after the other.
@@ -48,11 +49,11 @@ func (n *node) health() *agent.Health {
 		agent.CheckCommit(n, func() string { return "" }),
 		agent.CheckFrontend(func() (string, error) { n.mu.Lock(); defer n.mu.Unlock(); return "1.37.11", n.frontend }),
 		agent.CheckAccounts(func(f func(*people.Table)) { n.mu.Lock(); defer n.mu.Unlock(); f(n.people) }, func() error { return n.accounts }),
-		agent.CheckDisk(func(context.Context, string) (int, uint64, error) {
+		agent.CheckDisk(func() (ui.Space, error) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			return n.disk, 1 << 30, nil
-		}, "/"),
+			return ui.Space{Used: n.disk, Free: 1 << 30, Full: ui.FullUnknown}, nil
+		}),
 		agent.CheckComfyUI(func() (int, int, string) { n.mu.Lock(); defer n.mu.Unlock(); return n.up, n.all, "connection refused" }),
 	)
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -13,9 +15,9 @@ import (
 type metrics struct {
 	source ui.Source
 	health *health
-	used   func() int // per cent of the disk, -1 = unknown
+	space  func() *ui.Space
 
-	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk *prometheus.Desc
+	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk, diskFree, diskFull, files, missing, damaged, scrubbed, atRisk *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -23,9 +25,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 // newMetrics registers everything this node tells about itself.
-func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, used func() int) error {
+func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, space func() *ui.Space) error {
 	m := &metrics{
-		source: source, health: h, used: used,
+		source: source, health: h, space: space,
 		info:     desc("agent_info", "Always 1; its labels say which build runs.", "version"),
 		jobs:     desc("jobs_current", "Jobs in the table by state.", "state"),
 		online:   desc("people_online_current", "People with an open page."),
@@ -41,6 +43,13 @@ func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, used fun
 		voters:   desc("log_voters_current", "Nodes that vote."),
 		writable: desc("log_writable", "1 when changes can be made, as far as this node knows."),
 		disk:     desc("disk_used_ratio", "Share of the state folder's disk that is used."),
+		files:    desc("files_here_current", "Files that the table names and that are kept here."),
+		missing:  desc("files_missing_current", "Files that the table names and that should be here and are not."),
+		damaged:  desc("files_damaged_total", "Files that were found damaged when they were read again."),
+		scrubbed: desc("files_scrubbed_timestamp_seconds", "When every file had been read again last, since 1970; 0 = never."),
+		atRisk:   desc("files_at_risk_current", "Files that are on one machine only, as far as this node knows."),
+		diskFree: desc("disk_free_bytes", "What is free of the state folder's disk."),
+		diskFull: desc("disk_full_seconds", "Until the state folder's disk is 90 % full if it grows on as in the last hours, +Inf = it does not grow."),
 	}
 	for _, c := range []prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		if err := reg.Register(c); err != nil {
@@ -52,7 +61,7 @@ func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, used fun
 
 // Describe lists the figures.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk} {
+	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk, m.diskFree, m.diskFull, m.files, m.missing, m.damaged, m.scrubbed, m.atRisk} {
 		ch <- d
 	}
 }
@@ -100,8 +109,29 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.leads, number(v.Head.Leader == v.Head.Node))
 	gauge(m.voters, float64(v.Head.Voters))
 	gauge(m.writable, number(v.Head.ReadOnly == ""))
-	if used := m.used(); used >= 0 {
-		gauge(m.disk, float64(used)/100)
+	gauge(m.atRisk, float64(v.Counts.AtRisk))
+	m.collectDisk(ch, gauge)
+}
+
+// collectDisk leaves out what is not known.
+func (m *metrics) collectDisk(ch chan<- prometheus.Metric, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	s := m.space()
+	if s.Keeper {
+		gauge(m.files, float64(s.Here))
+		gauge(m.missing, float64(s.Missing))
+		gauge(m.scrubbed, float64(s.Scrubbed)/1000)
+		ch <- prometheus.MustNewConstMetric(m.damaged, prometheus.CounterValue, float64(s.Found))
+	}
+	if s.Used < 0 {
+		return
+	}
+	gauge(m.disk, float64(s.Used)/100)
+	gauge(m.diskFree, float64(s.Free))
+	switch {
+	case s.Full >= 0:
+		gauge(m.diskFull, float64(s.Full))
+	case s.Full == ui.FullNever:
+		gauge(m.diskFull, math.Inf(1))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/files"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/ui"
 )
@@ -148,10 +149,29 @@ type ledger struct {
 	mu   sync.Mutex
 	made time.Time
 	used map[cluster.User]ui.Used
+
+	counted time.Time
+	disk    map[cluster.User]int64
 }
 
 // ledgerEvery is how often it is made: it reads all rows.
 const ledgerEvery = 5 * time.Second
+
+// disks is what everybody's files take.
+func (l *ledger) disks(table func(func(*files.Table)), all []ui.Person, now time.Time) map[cluster.User]int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.counted) < ledgerEvery {
+		return l.disk
+	}
+	l.counted, l.disk = now, map[cluster.User]int64{}
+	table(func(t *files.Table) {
+		for _, p := range all {
+			l.disk[p.Name] = t.Used(p.Name).Total()
+		}
+	})
+	return l.disk
+}
 
 // rates is what one hour of a worker costs: its machine's price, shared by the
 // workers of that machine.

@@ -39,6 +39,9 @@ func (v *view) nodes(s consensus.Status, all []heardOf) []ui.Node {
 		}
 		r := row(h.Member)
 		r.Disk, r.Waits = h.Disk, h.Waits
+		if h.Space != nil {
+			r.Space = spaceShown(*h.Space)
+		}
 		if b := h.Bill; b != nil {
 			r.Price, r.Currency = b.Price.Hour, b.Price.Currency
 			r.Spent = b.Spent - b.Spent%10_000 // whole cents: a number that moves all the while would be sent all the while

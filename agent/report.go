@@ -28,8 +28,10 @@ type report struct {
 	Door     string                           `json:"door,omitempty"`     // how its door is reached, "" = it has none
 	Health   Report                           `json:"health"`
 	Problems []ui.Problem                     `json:"problems,omitempty"`
-	Log      *consensus.Status                `json:"log,omitempty"`     // of core nodes
-	Disk     int                              `json:"disk"`              // per cent used, -1 = unknown
+	Log      *consensus.Status                `json:"log,omitempty"` // of core nodes
+	Disk     int                              `json:"disk"`          // per cent used, -1 = unknown
+	Space    *ui.Space                        `json:"space,omitempty"`
+	Lost     []string                         `json:"lost,omitempty"`    // some of Missing, by the beginning of their names
 	Missing  int                              `json:"missing"`           // blobs that it should hold and does not
 	Backups  []ui.Backup                      `json:"backups,omitempty"` // of the places that this node keeps
 	Waits    string                           `json:"waits,omitempty"`

@@ -101,7 +101,8 @@ func (a *Agent) startGateway(ctx context.Context) error {
 		TemplateDir: a.cfg.Templates, DefaultTemplate: a.cfg.DefaultTemplate, Admin: r.admin, Health: r.healthz,
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
 		NodeDocs:     docs, OfficialTemplates: official,
-		NodeWeb: a.cfg.NodeWeb, GPUs: a.swarm.gpus, Turns: a.swarm.turns, Quota: core.quota,
+		NodeWeb: a.cfg.NodeWeb, GPUs: a.swarm.gpus, Turns: a.swarm.turns, Quota: core.quota, Room: core.room(a.swarm.blobs), Take: a.swarm.blobs.Take,
+		KeepTemp: a.cfg.RetainTemp, KeepOutputs: a.cfg.RetainOutputs,
 		MaxWaiting: a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
 	})
 	if err != nil {

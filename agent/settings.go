@@ -69,6 +69,10 @@ func Settings() []Setting {
 		{Name: "keep-legacy", Shape: List, Default: strings.Join(backup.LegacyBuckets(), ","), Group: groupKeep, Help: "Buckets that are kept as they are and never written to."},
 		{Name: "drill-every", Shape: Duration, Default: "24h", Group: groupKeep, Help: "How often a restore is proven by doing it into an empty folder; needs the recovery key."},
 		{Name: "recovery-key", Shape: Text, Secret: true, Group: groupKeep, Help: "Key of the recovery kit, for drills on schedule and for a restore."},
+		{Name: "retain-outputs", Shape: Duration, Group: groupNode, Help: "On gateway nodes: how long results are kept, e.g. 720h. Default: for ever. Say the same on all of them."},
+		{Name: "retain-temp", Shape: Duration, Default: "24h", Group: groupNode, Help: "On gateway nodes: how long previews and other temporary pictures are kept."},
+		{Name: "retain-trash", Shape: Duration, Default: "24h", Group: groupNode, Help: "On gateway nodes: how long bytes that nothing names any more lie in the trash before they are gone."},
+		{Name: "retain-damaged", Shape: Duration, Default: "720h", Group: groupNode, Help: "On gateway nodes: how long a damaged file that is here whole again stays set aside."},
 		{Name: "grace", Shape: Duration, Default: "30s", Group: groupNode, Help: "How long stopping may take."},
 		{Name: "env-file", Shape: Path, Group: groupNode, Help: "File of KEY=value lines. The environment wins over it. Keys of other software in it are ignored."},
 

@@ -61,7 +61,7 @@ func (a *api) v1Begin(w http.ResponseWriter, r *http.Request) {
 		out.Accounts, err = a.v1Accounts(r.Context(), im, in)
 	}
 	if err == nil {
-		out.Room, err = a.agent.swarm.blobs.Room()
+		out.Room, err = a.agent.swarm.blobs.Left()
 	}
 	if err != nil {
 		answerError(w, err)

@@ -86,8 +86,11 @@ func (v *view) View() ui.View {
 	priced(price, out.Queue, out.Recent)
 	out.People = grid(known, online, load, last)
 	used := v.ledger.people(func(f func(*jobs.Job) bool) { m.Jobs(func(t *jobs.Table) { t.Rows(f) }) }, price, now)
+	disks := v.ledger.disks(m.Files, out.People, now)
+	set := m.Settings()
 	for i := range out.People {
-		out.People[i].Used = used[out.People[i].Name]
+		p := &out.People[i]
+		p.Used, p.Disk, p.Bound = used[p.Name], disks[p.Name], set.Quota(p.Name).Bytes
 	}
 	out.Counts.People = len(out.People)
 	for _, p := range out.People {
@@ -95,6 +98,7 @@ func (v *view) View() ui.View {
 			out.Counts.Online++
 		}
 	}
+	out.Counts.AtRisk, _ = atRisk(all, now)
 	out.Attention = v.attention(log, all, out, last)
 	for _, a := range m.Audits(ui.MaxAudit) {
 		out.Audit = append(out.Audit, ui.Act{At: a.At, Actor: a.Actor, What: a.What})

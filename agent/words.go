@@ -16,6 +16,15 @@ type Troubles = ui.Troubles
 // Node is a machine in a View.
 type Node = ui.Node
 
+// Space is a disk of a Node, as MeasureDisk measures it too.
+type Space = ui.Space
+
+// DiskFull is the use of a disk, in per cent, at which it counts as full.
+const DiskFull = diskRed
+
+// FullWords says when a disk is full.
+func FullWords(s int64) string { return ui.FullWords(s) }
+
 // Worker is one ComfyUI in a View.
 type Worker = ui.Worker
 
@@ -47,6 +56,7 @@ const (
 	NowJobs     = ui.NowJobs
 	SetClass    = ui.SetClass
 	SetQuota    = ui.SetQuota
+	SetDisk     = ui.SetDisk
 	BoostPerson = ui.BoostPerson
 
 	RestartWorker = ui.RestartWorker

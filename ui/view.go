@@ -164,6 +164,9 @@ type Counts struct {
 	Cancelled int `json:"cancelled"`
 	Online    int `json:"online"` // people with an open page
 	People    int `json:"people"`
+	// AtRisk counts the files that are on one machine only, as far as the machines
+	// that answer know. Backups are not counted.
+	AtRisk int `json:"at_risk"`
 }
 
 // Node is one machine.
@@ -179,6 +182,7 @@ type Node struct {
 	Voter   bool           `json:"voter"`
 	Part    string         `json:"part"`              // in the log: leader, voter, stand-by, copy or ""
 	Disk    int            `json:"disk"`              // per cent used where the state is kept, -1 = unknown
+	Space   *Space         `json:"space,omitempty"`   // the same disk in bytes, nil = unknown
 	Seen    int64          `json:"seen"`              // its last report if that was a while ago; 0 = now (alive or slow) or never
 	Drained string         `json:"drained,omitempty"` // by whom it gets no new jobs
 	Waits   string         `json:"waits,omitempty"`   // what it waits for to be part of the workshop
@@ -284,7 +288,9 @@ type Person struct {
 	Waiting  int          `json:"waiting"`
 	Running  int          `json:"running"`
 	Error    string       `json:"error"` // of their last job, "" when it went well
-	Used     Used         `json:"used"`  // by their jobs, as far as the table still has them
+	Disk     int64        `json:"disk"`  // bytes of their files
+	Bound    int64        `json:"disk_bound,omitempty"`
+	Used     Used         `json:"used"` // by their jobs, as far as the table still has them
 }
 
 // Act is one line of the audit.
@@ -311,6 +317,7 @@ const (
 	NowJobs       Verb = "now"   // to the very front; running jobs are stopped for them
 	SetClass      Verb = "class" // Mode: free, demo, hands-off, sprint (N jobs each), wind-down (Until)
 	SetQuota      Verb = "quota" // of User, "" = everybody: Queued, N at work, Minutes of GPU a day; 0 = no bound
+	SetDisk       Verb = "disk"  // of User, "" = everybody: their files may take Bytes; 0 = no bound
 	BoostPerson   Verb = "boost" // User's jobs go first until Until; 0 ends it
 	DrainNode     Verb = "drain" // no new jobs; running ones go on
 	UndrainNode   Verb = "undrain"
@@ -325,7 +332,7 @@ const (
 // Verbs lists every verb.
 func Verbs() []Verb {
 	return []Verb{
-		CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, BoostPerson, DrainNode, UndrainNode, ForgetNode,
+		CancelJob, RetryJob, FrontJobs, DisablePerson, EnablePerson, SignOutPerson, PauseQueue, ResumeQueue, SetMode, NowJobs, SetClass, SetQuota, SetDisk, BoostPerson, DrainNode, UndrainNode, ForgetNode,
 		RestartWorker, StopWorker, StartWorker, FreeWorker, ReleaseWorker,
 	}
 }
@@ -347,6 +354,7 @@ type Action struct {
 	N       int64 `json:"n,omitempty"`
 	Queued  int64 `json:"queued,omitempty"`
 	Minutes int64 `json:"minutes,omitempty"`
+	Bytes   int64 `json:"bytes,omitempty"`
 	Until   int64 `json:"until,omitempty"`
 }
 

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/ahelme/comfyume/agent"
 )
@@ -66,6 +69,7 @@ type queueQuota struct {
 	Queued  int64  `placeholder:"N" help:"Jobs that may wait or run; more are refused. 0: no bound."`
 	Running int64  `placeholder:"N" help:"Jobs at work at a time. 0: no bound."`
 	Minutes int64  `name:"gpu-minutes" placeholder:"N" help:"GPU time in 24 hours. 0: no bound."`
+	Disk    string `placeholder:"SIZE" help:"What their files may take, e.g. 20GB. 0: no bound of their own. Alone it leaves the other bounds as they are; without it it stays itself as it is."`
 }
 
 // Run bounds somebody.
@@ -74,12 +78,24 @@ func (q *queueQuota) Run(ctx context.Context, t *terminal, g *grammar) error {
 	if err != nil {
 		return err
 	}
-	if err := c.act(ctx, agent.Action{Verb: agent.SetQuota, User: agent.User(q.User), Queued: q.Queued, N: q.Running, Minutes: q.Minutes}); err != nil {
-		return err
-	}
 	who := q.User
 	if who == "" {
 		who = "everybody else"
+	}
+	if q.Disk != "" {
+		bytes, err := humanize.ParseBytes(q.Disk)
+		if err != nil || bytes > math.MaxInt64 {
+			return &exit{exitUsage, fmt.Sprintf("%q is no size such as 20GB", q.Disk)}
+		}
+		if err := c.act(ctx, agent.Action{Verb: agent.SetDisk, User: agent.User(q.User), Bytes: int64(bytes)}); err != nil { //nolint:gosec // bounded above
+			return err
+		}
+		if q.Queued+q.Running+q.Minutes == 0 {
+			return told(t, g, q, "%s: files may take %s (0 = no bound)", who, humanize.Bytes(bytes))
+		}
+	}
+	if err := c.act(ctx, agent.Action{Verb: agent.SetQuota, User: agent.User(q.User), Queued: q.Queued, N: q.Running, Minutes: q.Minutes}); err != nil {
+		return err
 	}
 	return told(t, g, q, "%s: %d queued, %d at work, %d GPU minutes in 24 hours (0 = no bound)", who, q.Queued, q.Running, q.Minutes)
 }

@@ -27,8 +27,8 @@ type client struct {
 	http  *http.Client
 }
 
-// connect finds the agent through its state folder.
-func connect(t *terminal, g *grammar) (*client, error) {
+// stateDir is the state folder that is meant.
+func stateDir(t *terminal, g *grammar) string {
 	dir := agent.DefaultStateDir()
 	for _, kv := range t.env {
 		if v, ok := strings.CutPrefix(kv, "COMFYUME_STATE_DIR="); ok && v != "" {
@@ -38,6 +38,12 @@ func connect(t *terminal, g *grammar) (*client, error) {
 	if g.StateDir != nil {
 		dir = *g.StateDir
 	}
+	return dir
+}
+
+// connect finds the agent through its state folder.
+func connect(t *terminal, g *grammar) (*client, error) {
+	dir := stateDir(t, g)
 	addr := g.Addr
 	if addr == "" {
 		b, err := os.ReadFile(filepath.Join(dir, agent.AddressFile))

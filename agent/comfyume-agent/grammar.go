@@ -29,6 +29,7 @@ type grammar struct {
 	Errors  errorsCommand  `cmd:"" help:"What went wrong for a user, or behind the error id of a dialog, and what to do."`
 	Node    nodeCommands   `cmd:"" help:"The machines."`
 	Worker  workerCommands `cmd:"" help:"The ComfyUIs on the machines."`
+	Disk    diskCommand    `cmd:"" help:"The machines' disks: how full, until when, and what is kept there."`
 	Backup  backupCommands `cmd:"" help:"Copies of the whole workshop, on the node that was started with --keep."`
 	Import  importCommands `cmd:"" help:"What another installation left."`
 	Raft    raftCommands   `cmd:"" help:"The replicated log that holds the workshop's table."`

@@ -4,7 +4,7 @@
 //	main.go     start, exit codes     grammar.go  commands and flags
 //	run.go      the agent             client.go   its site, asked
 //	ask.go      y/N, JSON             words.go    ages, counts, notes
-//	status.go submit.go users.go jobs.go queue.go nodes.go drain.go workers.go raft.go
+//	status.go submit.go users.go jobs.go queue.go nodes.go drain.go workers.go raft.go disk.go
 //	salvage.go settings.go unit.go    what people type
 //	v1.go v1tree.go v1report.go       the predecessor's files, brought over
 package main

@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/ahelme/comfyume/agent"
 )
 
@@ -51,6 +53,9 @@ func nodeTable(w *tabwriter.Writer, v agent.View) {
 		disk := "-"
 		if n.Disk >= 0 {
 			disk = fmt.Sprintf("%d %%", n.Disk)
+		}
+		if n.Space != nil && n.Space.Full >= 0 {
+			disk += ", 90 % " + agent.FullWords(n.Space.Full)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", n.Name, roles(n), n.State, orDash(n.Part), seen(v, n), orDash(n.Version), n.Level, disk, nodeNote(n))
 	}
@@ -166,6 +171,10 @@ func describeNode(w *tabwriter.Writer, v agent.View, n agent.Node) {
 	line("level", strconv.FormatUint(uint64(n.Level), 10))
 	if n.Disk >= 0 {
 		line("disk", fmt.Sprintf("%d %% used where the state is kept", n.Disk))
+	}
+	if s := n.Space; s != nil {
+		line("disk 90 % full", agent.FullWords(s.Full))
+		line("files", fmt.Sprintf("%d, %s", s.Blobs, humanize.Bytes(uint64(s.Bytes))))
 	}
 	if n.Price > 0 {
 		line("costs", fmt.Sprintf("%s an hour, %s so far", agent.Money(n.Price, n.Currency), agent.Money(n.Spent, n.Currency)))

@@ -21,7 +21,7 @@ type queueCommands struct {
 	Pause  queuePause  `cmd:"" help:"Start no new jobs: of everybody, of one user, or on one worker. What runs goes on to its end."`
 	Resume queueResume `cmd:"" help:"End a pause."`
 	Class  queueClass  `cmd:"" help:"Print or choose what the class does: free, demo, hands-off, sprint N, wind-down HH:MM."`
-	Quota  queueQuota  `cmd:"" help:"Bound what a user may queue, have at work, and use of the GPUs in 24 hours."`
+	Quota  queueQuota  `cmd:"" help:"Bound what a user may queue, have at work, use of the GPUs in 24 hours, and keep as files."`
 	Boost  queueBoost  `cmd:"" help:"Let a user's jobs go before others' for a while."`
 	Mode   queueMode   `cmd:"" help:"Print the rule by which waiting jobs are ordered, or choose it: fair, fifo, round-robin or priority."`
 }

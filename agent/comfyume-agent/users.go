@@ -42,7 +42,7 @@ func (*userList) Run(ctx context.Context, t *terminal, g *grammar) error {
 		return emit(t.out, list)
 	}
 	w := tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "USER\tSTATE\tRUNNING\tWAITING\tLAST ERROR")
+	fmt.Fprintln(w, "USER\tSTATE\tRUNNING\tWAITING\tFILES\tLAST ERROR")
 	for _, p := range list.Users {
 		state := "away"
 		switch {
@@ -51,7 +51,7 @@ func (*userList) Run(ctx context.Context, t *terminal, g *grammar) error {
 		case p.Online > 0:
 			state = "online"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", p.Name, state, p.Running, p.Waiting, orDash(p.Error))
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\n", p.Name, state, p.Running, p.Waiting, filesOf(p), orDash(p.Error))
 	}
 	return w.Flush()
 }

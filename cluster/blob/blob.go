@@ -38,6 +38,11 @@ type Store interface {
 type Usage struct {
 	Blobs int64 `json:"blobs"`
 	Bytes int64 `json:"bytes"`
+
+	Partial int64 `json:"partial"` // being written now
+	Damaged int64 `json:"damaged"` // set aside
+	Trash   int64 `json:"trash"`   // discarded and still there
+
 	Free  int64 `json:"free"`  // bytes of the volume
 	Total int64 `json:"total"` // bytes of the volume
 }

@@ -22,17 +22,22 @@ import (
 // DirConfig of a Dir.
 type DirConfig struct {
 	Path string // created 0700
-	// MinFree is how many bytes of the volume stay free; 0 = a tenth of it.
+	// MinFree is how many bytes of the volume stay free; 0 = a tenth of it. Half as
+	// many more stay free of what is new.
 	MinFree int64
 	Logger  *slog.Logger
 	// Space reports the free and total bytes of the volume; nil asks the system.
 	Space func(path string) (free, total int64, err error)
 }
 
-// refuseAt is the use of the volume, in per cent, at which new blobs are refused.
-const refuseAt = 90
+// The use of the volume, in per cent, at which blobs are refused. What is new is
+// refused earlier: the room between the two is for what is under way.
+const (
+	NewUntil = 85 // Take and Room
+	RefuseAt = 90 // Put
+)
 
-// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, quarantine/.
+// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, quarantine/, trash/.
 type Dir struct {
 	cfg      DirConfig
 	reserved atomic.Int64
@@ -60,7 +65,7 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	}
 	cfg.Logger = cfg.Logger.With("component", "blob")
 	if cfg.Space == nil {
-		cfg.Space = VolumeSpace
+		cfg.Space = Space
 	}
 	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}, shelves: map[string]bool{}}
 	if err := os.RemoveAll(d.tmp()); err != nil {
@@ -96,25 +101,25 @@ func (d *Dir) path(ref Ref) string {
 
 // Usage of this store and its volume.
 func (d *Dir) Usage() (Usage, error) {
-	free, total, err := d.cfg.Space(d.cfg.Path)
-	return Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load(), Free: free, Total: total}, err
+	u := Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load()}
+	var err error
+	u.Free, u.Total, err = d.cfg.Space(d.cfg.Path)
+	for dir, n := range map[string]*int64{d.tmp(): &u.Partial, d.quarantine(): &u.Damaged, d.trash(): &u.Trash} {
+		list, rerr := os.ReadDir(dir)
+		if *n = int64(len(list)); !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return u, err
 }
 
-// Room is how many bytes may be stored before new blobs are refused.
-func (d *Dir) Room() (int64, error) {
+// Left is how many bytes may be stored before new blobs are refused.
+func (d *Dir) Left() (int64, error) {
 	free, total, err := d.cfg.Space(d.cfg.Path)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the free space: %w", err)
 	}
-	return max(0, free-d.reserved.Load()-d.keep(total)), nil
-}
-
-// keep is how many bytes of the volume stay free.
-func (d *Dir) keep(total int64) int64 {
-	if d.cfg.MinFree != 0 {
-		return d.cfg.MinFree
-	}
-	return total / 100 * (100 - refuseAt)
+	return max(0, free-d.reserved.Load()-d.keep(total, NewUntil)), nil
 }
 
 // Has reports a blob's size if it is here.
@@ -131,7 +136,16 @@ func (d *Dir) Has(_ context.Context, ref Ref) (int64, bool) {
 
 // Put stores a blob: hash while writing, fsync, rename, fsync the folder.
 func (d *Dir) Put(ctx context.Context, r io.Reader, size int64) (ref Ref, n int64, err error) {
-	space := &reservation{d: d}
+	return d.put(ctx, r, size, RefuseAt)
+}
+
+// Take is Put for what is new: it leaves the room that work under way needs.
+func (d *Dir) Take(ctx context.Context, r io.Reader, size int64) (ref Ref, n int64, err error) {
+	return d.put(ctx, r, size, NewUntil)
+}
+
+func (d *Dir) put(ctx context.Context, r io.Reader, size int64, until int64) (ref Ref, n int64, err error) {
+	space := &reservation{d: d, until: until}
 	defer space.release()
 	if err := space.want(max(size, 0)); err != nil {
 		return "", 0, err

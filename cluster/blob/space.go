@@ -20,8 +20,46 @@ const step = 16 << 20
 // both be promised the last gigabyte. It holds what is still to be written: the
 // bytes that are on the disk are missing from the volume's free space already.
 type reservation struct {
-	d    *Dir
-	held int64
+	d     *Dir
+	until int64 // NewUntil or RefuseAt
+	held  int64
+}
+
+// keep is how many bytes of the volume stay free below a use of it.
+func (d *Dir) keep(total, until int64) int64 {
+	if d.cfg.MinFree > 0 {
+		return d.cfg.MinFree * (100 - until) / (100 - RefuseAt)
+	}
+	return total / 100 * (100 - until)
+}
+
+// Room refuses, with NoSpace, what is new and may need n more bytes. What is
+// under way is not asked for: its room is what this keeps free.
+func (d *Dir) Room(n int64) error {
+	free, total, err := d.cfg.Space(d.cfg.Path)
+	if err != nil {
+		return fmt.Errorf("ask for the free space: %w", err)
+	}
+	left := free - d.reserved.Load() - d.keep(total, NewUntil)
+	switch {
+	case left < 0:
+		return errNothingNew(free, total)
+	case left < n:
+		return errNoSpace(n)
+	}
+	return nil
+}
+
+func errNothingNew(free, total int64) error {
+	return cluster.Errorf(cluster.NoSpace, "The workshop's disk is %d %% full, so it takes no new jobs and no uploads. Nothing is lost: what runs is finished, and you can go on editing and downloading. Tell the instructor.", Percent(free, total))
+}
+
+// Percent is how much of a volume is used.
+func Percent(free, total int64) int {
+	if total <= 0 {
+		return 0
+	}
+	return int((total - free) / 1024 * 100 / max(total/1024, 1)) // kilobytes: bytes of a large volume times 100 run over
 }
 
 // want sets n more bytes aside or refuses.
@@ -30,8 +68,11 @@ func (r *reservation) want(n int64) error {
 	if err != nil {
 		return fmt.Errorf("ask for the free space: %w", err)
 	}
-	if free-r.d.reserved.Add(n) < r.d.keep(total) {
+	if free-r.d.reserved.Add(n) < r.d.keep(total, r.until) {
 		r.d.reserved.Add(-n)
+		if r.until == NewUntil && free < r.d.keep(total, r.until) {
+			return errNothingNew(free, total)
+		}
 		return errNoSpace(n)
 	}
 	r.held += n
@@ -92,14 +133,16 @@ func copyReserved(ctx context.Context, w io.Writer, r io.Reader, size int64, spa
 	}
 }
 
-// VolumeSpace asks the system about the volume of a path; free is what an ordinary user may still take.
-func VolumeSpace(path string) (free, total int64, err error) {
+// Space asks the system what an ordinary user may still take of a volume, and
+// what they could have of it in all: what is kept back for root is in neither.
+func Space(path string) (free, total int64, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {
 		return 0, 0, err
 	}
 	block := int64(s.Bsize)
-	return int64(s.Bavail) * block, int64(s.Blocks) * block, nil
+	free = int64(s.Bavail) * block
+	return free, int64(s.Blocks-s.Bfree)*block + free, nil
 }
 
 func isFull(err error) bool {

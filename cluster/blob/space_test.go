@@ -48,7 +48,7 @@ func TestDiskIsNeverFilledOver90Percent(t *testing.T) {
 		{0, 1, cluster.NoSpace},
 	} {
 		free.Store(c.free)
-		if room, err := d.Room(); err != nil || room != max(0, c.free-100*mib) {
+		if room, err := d.Left(); err != nil || room != max(0, c.free-150*mib) {
 			t.Errorf("%d MiB free: room for %d bytes, %v", c.free/mib, room, err)
 		}
 		_, _, err := d.Put(t.Context(), &zeros{left: c.size}, c.size)
@@ -181,4 +181,49 @@ func TestMinFreeStandsInForTheTenPercent(t *testing.T) {
 		t.Errorf("6 of 5 MiB: %v", err)
 	}
 	put(t, d, blobtest.Noise(1, 4*mib))
+}
+
+// What is new stops at 85 %, what is under way at 90 %, and both count what the
+// other has set aside.
+func TestNothingNewIsTakenBefore90Percent(t *testing.T) {
+	free := atomic.Int64{}
+	d := openDir(t, t.TempDir(), func(string) (int64, int64, error) { return free.Load(), 1000 * mib, nil })
+	for _, c := range []struct {
+		free, size  int64
+		job, upload bool // is taken
+		result      bool
+	}{
+		{500 * mib, 10 * mib, true, true, true},
+		{155 * mib, 10 * mib, true, false, true},
+		{149 * mib, 1, false, false, true},
+		{101 * mib, 1, false, false, true},
+		{99 * mib, 1, false, false, false},
+	} {
+		free.Store(c.free)
+		_, _, uploaded := d.Take(t.Context(), &zeros{left: c.size}, c.size)
+		_, _, stored := d.Put(t.Context(), &zeros{left: c.size}, c.size)
+		for what, got := range map[string]struct {
+			err  error
+			want bool
+		}{"job": {d.Room(0), c.job}, "upload": {uploaded, c.upload}, "upload that is announced": {d.Room(c.size), c.upload}, "result": {stored, c.result}} {
+			if (got.err == nil) != got.want || got.err != nil && cluster.CodeOf(got.err) != cluster.NoSpace {
+				t.Errorf("%d MiB free, %s of %d bytes: %v", c.free/mib, what, c.size, got.err)
+			}
+		}
+	}
+	free.Store(130 * mib)
+	if text := cluster.MessageOf(d.Room(0)); !strings.Contains(text, "87 % full") || !strings.Contains(text, "Nothing is lost") {
+		t.Errorf("it says %q", text)
+	}
+}
+
+func TestPercentOfAVolume(t *testing.T) {
+	for _, c := range []struct {
+		free, total int64
+		want        int
+	}{{0, 0, 0}, {1 << 50, 1 << 60, 99}, {101 * mib, 1000 * mib, 89}, {100 * mib, 1000 * mib, 90}, {0, mib, 100}, {mib, mib, 0}} {
+		if got := blob.Percent(c.free, c.total); got != c.want {
+			t.Errorf("%d of %d bytes free are %d %%, want %d", c.free, c.total, got, c.want)
+		}
+	}
 }

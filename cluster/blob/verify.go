@@ -77,12 +77,18 @@ func (d *Dir) Reread(ctx context.Context, ref Ref) (int64, error) {
 
 // check hashes a blob; false without an error says that ctx ended first.
 func (d *Dir) check(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo) (bool, error) {
+	return d.checkAt(ctx, ref, f, info, func(int64) {})
+}
+
+// checkAt tells pause of bytes as they are read.
+func (d *Dir) checkAt(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo, pause func(n int64)) (bool, error) {
 	sum, r := sha256.New(), io.NewSectionReader(f, 0, info.Size())
 	for {
 		if ctx.Err() != nil {
 			return false, nil
 		}
-		_, err := io.CopyN(sum, r, 4<<20)
+		n, err := io.CopyN(sum, r, 4<<20)
+		pause(n)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -109,7 +115,7 @@ func (d *Dir) setAside(ref Ref, path string, info fs.FileInfo) error {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, now) {
 		return nil
 	}
-	aside := filepath.Join(d.cfg.Path, "quarantine", string(ref))
+	aside := filepath.Join(d.quarantine(), string(ref))
 	if err := errors.Join(err, os.Rename(path, aside)); err != nil {
 		return err
 	}

@@ -30,6 +30,9 @@ func (t *Table) Plan(cmd cluster.Command, now int64) (mutate func() any, user cl
 	case *Adopt:
 		mutate, err = t.adopt(c)
 		return mutate, c.User, err
+	case *Remove:
+		mutate, err = t.remove(c)
+		return mutate, c.User, err
 	case *Expire:
 		mutate, err = t.expire(c)
 		return mutate, c.User, err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,6 +86,11 @@ func (m *Mirror) Open(ctx context.Context, ref blob.Ref) (blob.File, error) {
 func (m *Mirror) fetch(ctx context.Context, ref cluster.Ref) error {
 	_, err, _ := m.flight.Do(string(ref), func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
+		if m.cfg.Local.BringBack(ref) {
+			if f, err := m.cfg.Local.Open(ctx, ref); err == nil {
+				return nil, f.Close()
+			}
+		}
 		err := m.cfg.Client.fetchInto(ctx, m.cfg.Local, m.cfg.Others(), ref, jobs.Lease{})
 		if err != nil && m.cfg.Last != nil && m.last(ctx, ref) == nil {
 			err = nil
@@ -113,6 +120,51 @@ func (m *Mirror) Missing() int {
 	defer m.mu.Unlock()
 	return len(m.missing)
 }
+
+// Lost notes that files which the table names are not here any more: they are had
+// from elsewhere.
+func (m *Mirror) Lost(refs ...cluster.Ref) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ref := range refs {
+		delete(m.here, ref)
+		m.missing[ref] = true
+	}
+}
+
+// Named tells what the table names: nothing else is missing. What was discarded is
+// not here any more.
+func (m *Mirror) Named(named map[cluster.Ref]bool, discarded ...cluster.Ref) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ref := range discarded {
+		delete(m.here, ref)
+	}
+	unnamed := func(ref cluster.Ref, _ bool) bool { return !named[ref] }
+	maps.DeleteFunc(m.missing, unnamed)
+	maps.DeleteFunc(m.here, unnamed)
+}
+
+// Here counts what the table names and is here.
+func (m *Mirror) Here() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.here)
+}
+
+// MissingRefs are some of what Missing counts, at most n, each by its beginning.
+func (m *Mirror) MissingRefs(n int) (out []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for ref := range m.missing {
+		out = append(out, string(ref[:refBegin]))
+	}
+	slices.Sort(out)
+	return out[:min(n, len(out))]
+}
+
+// refBegin is enough of a name to tell one file from another.
+const refBegin = 16
 
 // lookAgain is how often what is missing is tried to be had.
 const lookAgain = 2 * time.Second

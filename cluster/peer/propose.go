@@ -10,6 +10,7 @@
 //	leader.go propose.go   to whoever leads
 //	work.go                claim, started, gpudone, outputs, finish, ...
 //	blobs.go mirror.go     bytes by digest, from node to node
+//	sweep.go scrub.go      those that nothing names, and those that a disk forgot
 //	link.go events.go      pictures, progress and reports
 package peer
 

@@ -71,6 +71,8 @@ func (m *Machine) note(env Envelope, cmd cluster.Command) {
 		}
 	case *SetQuota:
 		what = fmt.Sprintf("set the quota of %s: %d queued, %d at work, %d GPU minutes a day", cmp.Or(string(c.Quota.User), "everybody"), c.Quota.Queued, c.Quota.Running, c.Quota.Minutes)
+	case *SetDisk:
+		what = fmt.Sprintf("set the disk space of %s to %d MB", cmp.Or(string(c.User), "everybody"), c.Bytes/1e6)
 	case *SetBoost:
 		what = fmt.Sprintf("boosted %s", c.User)
 		if c.Until <= m.now {

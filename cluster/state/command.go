@@ -14,8 +14,9 @@ import (
 
 // baseLevel is the level of this release; see Level. The first release in which
 // nodes share a table has level 1: everything it knows may be proposed at once.
-// Level 2 brings what fair needs: a job's models and form.
-const baseLevel = 2
+// Level 2 brings what fair needs: a job's models and form. Level
+// 3 brings bounds of disk space and the removing of files.
+const baseLevel = 3
 
 // Envelope is a command as it stands in the log.
 type Envelope struct {
@@ -31,11 +32,11 @@ const envelopeVersion = 1
 // Commands lists every command of this level, one value each.
 func Commands() []cluster.Command {
 	return append([]cluster.Command{
-		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{}, &Acted{}, &SetClass{}, &SetQuota{}, &SetBoost{},
+		&Noop{}, &SetLevel{}, &Checkpoint{}, &PutNode{}, &LeaveNode{}, &DrainNode{}, &SetMode{}, &SetPause{}, &SetInstructor{}, &Acted{}, &SetClass{}, &SetQuota{}, &SetBoost{}, &SetDisk{},
 		&jobs.Submit{}, &jobs.Assign{}, &jobs.Started{}, &jobs.GpuDone{}, &jobs.Finish{}, &jobs.Requeue{},
 		&jobs.Cancel{}, &jobs.Forget{}, &jobs.Hold{}, &jobs.Release{},
 		&jobs.Front{}, &jobs.Adopt{}, &jobs.Now{}, &jobs.Preempt{},
-		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{}, &files.Adopt{}, &files.Expire{},
+		&files.PutDoc{}, &files.DeleteDoc{}, &files.MoveDoc{}, &files.PutSettings{}, &files.PutInput{}, &files.PutOutputs{}, &files.Adopt{}, &files.Expire{}, &files.Remove{},
 		&people.Put{}, &people.Disable{}, &people.Visit{}, &people.Give{}, &people.Redeem{}, &people.EndPass{},
 		&models.PutWorker{}, &models.ForgetWorker{},
 	}, nextCommands()...)

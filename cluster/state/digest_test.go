@@ -30,7 +30,7 @@ func everything() snapshot {
 		Seen:     []memory{{ID: "id", At: 1, Answer: []byte("a")}},
 		Audit:    []Audit{{At: 1, Actor: "a", What: "w"}},
 		Nodes:    []Node{{Member: cluster.Member{ID: "n", Roles: []cluster.Role{"gpu"}}, Drain: &Drain{At: 1}, Key: []byte("k")}},
-		Settings: Settings{Mode: "m", Pauses: []Pause{{Scope: "all"}}, Instructor: "h", Class: &Class{Mode: "sprint"}, Quotas: []Quota{{User: "ann", Queued: 1}}, Boosts: []Boost{{User: "ann"}}},
+		Settings: Settings{Mode: "m", Pauses: []Pause{{Scope: "all"}}, Instructor: "h", Class: &Class{Mode: "sprint"}, Quotas: []Quota{{User: "ann", Queued: 1, Bytes: 1}}, Boosts: []Boost{{User: "ann"}}},
 	}
 }
 

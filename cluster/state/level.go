@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/files"
 	"github.com/ahelme/comfyume/cluster/jobs"
 )
 
@@ -42,6 +43,8 @@ func since(k cluster.Kind) uint32 {
 	switch k {
 	case KindSetClass, KindSetQuota, KindSetBoost, jobs.KindNow, jobs.KindPreempt:
 		return 2
+	case KindSetDisk, files.KindRemove:
+		return 3
 	}
 	return sinceNext(k)
 }

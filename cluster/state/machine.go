@@ -198,7 +198,7 @@ func (m *Machine) plan(cmd cluster.Command, actor string, ch *cluster.Change) (m
 		}
 	case k < 300:
 		var u cluster.User
-		if err = m.checkOutputs(cmd); err == nil {
+		if err = m.checkFiles(cmd); err == nil {
 			mutate, u, err = m.files.Plan(cmd, m.now)
 		}
 		if err == nil {
@@ -233,20 +233,25 @@ func (m *Machine) planOwn(cmd cluster.Command, actor string) (func() any, error)
 		return m.planLevel(cmd)
 	case *PutNode, *LeaveNode, *DrainNode:
 		return m.nodes.plan(cmd, m.now, actor, m.level)
-	case *SetMode, *SetPause, *SetInstructor, *SetClass, *SetQuota, *SetBoost:
+	case *SetMode, *SetPause, *SetInstructor, *SetClass, *SetQuota, *SetBoost, *SetDisk:
 		return m.settings.plan(cmd, m.now, actor)
 	}
 	return m.planNext(cmd)
 }
 
-// checkOutputs is the one rule across tables: only the holder of a job's lease
-// may enter its outputs.
-func (m *Machine) checkOutputs(cmd cluster.Command) error {
-	c, ok := cmd.(*files.PutOutputs)
-	if !ok {
-		return nil
+// checkFiles are the rules across tables: only the holder of a job's lease may enter
+// its outputs, and an upload must be within its user's bound. Results are entered
+// whatever the bound: their job was let in.
+func (m *Machine) checkFiles(cmd cluster.Command) error {
+	switch c := cmd.(type) {
+	case *files.PutOutputs:
+		return m.jobs.CheckLease(jobs.Lease{Job: jobs.ID{User: c.User, Prompt: c.Prompt}, Worker: c.Worker, Epoch: c.Epoch})
+	case *files.PutInput:
+		if bound := m.settings.Quota(c.User).Bytes; bound > 0 { // which no build below level 3 can have
+			return m.files.CheckRoom(c, bound)
+		}
 	}
-	return m.jobs.CheckLease(jobs.Lease{Job: jobs.ID{User: c.User, Prompt: c.Prompt}, Worker: c.Worker, Epoch: c.Epoch})
+	return nil
 }
 
 func mustMarshal(v any) []byte {

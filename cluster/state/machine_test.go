@@ -39,6 +39,8 @@ func samples() []cluster.Command {
 		&state.DrainNode{ID: "n1"},
 		&state.SetClass{Mode: "sprint", N: 3, Until: 1 << 50},
 		&state.SetQuota{Quota: state.Quota{User: "user001", Queued: 9, Running: 1, Minutes: 30}},
+		&state.SetDisk{User: "user001", Bytes: 20_000_000_000},
+		&files.Remove{User: "user001", Files: []files.Picked{{Place: files.Place{Area: files.Output, Name: "a.png"}, Ref: ref}}},
 		&state.SetBoost{User: "user001", Until: 1 << 50},
 		&jobs.Now{IDs: []jobs.ID{id}},
 		&jobs.Preempt{Lease: lease, Reason: "demo", Again: true},

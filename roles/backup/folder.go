@@ -64,7 +64,7 @@ func (f folder) write(ctx context.Context, name string, from io.ReaderAt, size i
 	if err := f.there(); err != nil {
 		return err
 	}
-	if free, _, err := blob.VolumeSpace(f.path); err != nil {
+	if free, _, err := blob.Space(f.path); err != nil {
 		return fmt.Errorf("ask for the free space of %s: %w", f.path, err)
 	} else if free-size < spare {
 		return cluster.Errorf(cluster.NoSpace, "%s has no room for %d MB more: free some, or keep backups elsewhere. Nothing was changed there", f.path, size>>20)

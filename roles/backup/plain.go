@@ -57,7 +57,7 @@ func (v *Vault) Plain(ctx context.Context, m *Manifest, list []File, to string) 
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return t, cluster.Errorf(cluster.Invalid, "%s cannot be made: %v", to, err)
 	}
-	if free, _, err := blob.VolumeSpace(to); err == nil && free-t.Bytes < spare {
+	if free, _, err := blob.Space(to); err == nil && free-t.Bytes < spare {
 		return t, cluster.Errorf(cluster.NoSpace, "%s has %d MB free and %d MB are to come: choose another folder. Nothing was written", to, free>>20, t.Bytes>>20)
 	}
 	shelf := folder{to}

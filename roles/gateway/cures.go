@@ -21,6 +21,8 @@ func promptCures() map[string]string {
 		"value_not_in_list":      "No GPU machine has that model or choice: choose another" + red + ", or put the model where ComfyUI finds it.",
 		"value_smaller_than_min": "Change the value" + red + ".", "value_bigger_than_max": "Change the value" + red + ".", "invalid_input_type": "Change the value" + red + ".",
 		"custom_validation_failed": "Choose or upload the file again" + red + ".", "queue_full": "They wait for jobs of their own to end, or cancel some; the bound is --max-queue-depth.",
+		"disk_quota":  "They remove files at their /NAME/workshop/files, or you let them have more: comfyume-agent queue quota NAME --disk.",
+		"no_space":    "Free space on the disk of the gateway's state folder, see comfyume-agent disk; then they queue it again.",
 		"unavailable": "It comes back by itself, or see Attention for the node that is missing.", "prompt_id_used": "Queue it again: the page makes a new id.",
 		"invalid_prompt_id": "Their program must send another prompt_id, or none.", "invalid_client_id": "Reload the page.",
 	}
@@ -30,8 +32,8 @@ func promptCures() map[string]string {
 func codeCures() map[cluster.Code]string {
 	return map[cluster.Code]string{
 		cluster.Forbidden: "They are at somebody else's address, or came from another site: send them to their own /NAME/.", cluster.TooLarge: "A smaller file. The bound of all but uploads is --max-body.",
-		cluster.Quota: "Wait as long as the sentence says.", cluster.Unavailable: "It comes back by itself, or see Attention for the node that is missing.",
-		cluster.NoLeader: "See Attention: too few of the nodes that vote answer.", cluster.NoSpace: "Free space on the disk of the gateway's state folder.",
+		cluster.Quota: "Wait as long as the sentence says, or do what it says.", cluster.Unavailable: "It comes back by itself, or see Attention for the node that is missing.",
+		cluster.NoLeader: "See Attention: too few of the nodes that vote answer.", cluster.NoSpace: "Free space on the disk of the gateway's state folder, see comfyume-agent disk.",
 		cluster.Internal: "A defect of ours: the log of that node has the whole error under this id.", cluster.Stale: "Reload the page.",
 	}
 }

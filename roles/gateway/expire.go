@@ -2,13 +2,14 @@ package gateway
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/files"
 )
 
-// Temporary files are kept for as long as a class lasts, and looked for now and
+// Temporary files are kept for as long as a class lasts if nobody says, and looked for now and
 // then. Every gateway does so: a second one finds nothing left.
 const (
 	keepTemp    = 24 * time.Hour
@@ -26,12 +27,13 @@ func (g *Gateway) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 			g.expireTemp(ctx)
+			g.expireOutputs(ctx)
 		}
 	}
 }
 
 func (g *Gateway) expireTemp(ctx context.Context) {
-	before := g.cfg.Now().Add(-keepTemp).UnixMilli()
+	before := g.cfg.Now().Add(-g.cfg.KeepTemp).UnixMilli()
 	var users []cluster.User
 	g.cfg.Tables.Files(func(t *files.Table) { users = t.Expired(before) })
 	for _, u := range users {
@@ -41,5 +43,25 @@ func (g *Gateway) expireTemp(ctx context.Context) {
 			}
 			return
 		}
+	}
+}
+
+// expireOutputs removes results that are older than they are kept, if that was said.
+func (g *Gateway) expireOutputs(ctx context.Context) {
+	if g.cfg.KeepOutputs <= 0 {
+		return
+	}
+	var old map[cluster.User][]files.Picked
+	g.cfg.Tables.Files(func(t *files.Table) { old = t.Old(files.Output, g.cfg.Now().Add(-g.cfg.KeepOutputs).UnixMilli()) })
+	for u, all := range old {
+		for part := range slices.Chunk(all, files.MaxRemoved) {
+			if _, err := g.commit(ctx, &files.Remove{User: u, Files: part}); err != nil {
+				if ctx.Err() == nil {
+					g.log.Warn("old results were not removed", "user", u, "err", err)
+				}
+				return
+			}
+		}
+		g.log.Info("old results were removed", "user", u, "files", len(all))
 	}
 }

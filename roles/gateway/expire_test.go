@@ -25,3 +25,19 @@ func TestOldPreviewsGo(t *testing.T) {
 		w.get(ann, "/view?filename=a.png&type="+area).want(t, status)
 	}
 }
+
+// Results go after the time that was said, and only then; uploads stay.
+func TestOldResultsGoIfThatWasSaid(t *testing.T) {
+	for _, c := range []struct {
+		keep, ahead time.Duration
+		status      int
+	}{{0, 1000 * 24 * time.Hour, 200}, {30 * 24 * time.Hour, 29 * 24 * time.Hour, 200}, {30 * 24 * time.Hour, 31 * 24 * time.Hour, 404}} {
+		w := open(t, options{visited: true, keepOutputs: c.keep, now: func() time.Time { return time.Now().Add(c.ahead) }})
+		for _, area := range []string{"input", "output"} {
+			w.upload(ann, "/upload/image", part{"image", "a.png", area}, part{"type", "", area}).want(t, 200)
+		}
+		w.gw.ExpireOutputs(t.Context())
+		w.get(ann, "/view?filename=a.png&type=output").want(t, c.status)
+		w.get(ann, "/view?filename=a.png&type=input").want(t, 200)
+	}
+}

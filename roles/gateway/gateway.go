@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -91,9 +92,19 @@ type Config struct {
 	Turns func(cluster.User) map[jobs.ID]jobs.Turn
 	// Quota refuses, with code Quota, who may not queue more now. Nil: nobody is.
 	Quota func(cluster.User) error
+	// Room refuses, with NoSpace or Quota, a user's new work that may store n bytes
+	// more. Nil: there is room.
+	Room func(u cluster.User, n int64) error
+	// Take keeps an upload. It is Put of Blobs, but may leave room for what runs.
+	// Nil: Put.
+	Take func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error)
 	// NodeWeb names the packs of custom nodes whose scripts and style sheets pages
 	// get; "*" means all that workers have.
-	NodeWeb    []string
+	NodeWeb []string
+	// KeepTemp is how long temporary files are kept, 0 = a day; KeepOutputs results,
+	// 0 = for ever.
+	KeepTemp, KeepOutputs time.Duration
+
 	MaxWaiting uint64 // waiting jobs over which a new one is refused; 0 = no limit
 	MaxBody    int    // of a request that is not an upload, in bytes; 0 = 64 MiB
 	MaxUpload  int64  // of one upload, in bytes; 0 = 10 GB
@@ -127,6 +138,17 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Take == nil {
+		cfg.Take = func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error) {
+			return cfg.Blobs.Put(ctx, r, size)
+		}
+	}
+	if cfg.Room == nil {
+		cfg.Room = func(cluster.User, int64) error { return nil }
+	}
+	if cfg.KeepTemp == 0 {
+		cfg.KeepTemp = keepTemp
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 64 << 20

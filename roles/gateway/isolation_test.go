@@ -77,7 +77,7 @@ var law = map[string]rule{
 	"GET /experiment/models": {shared, nil}, "GET /experiment/models/{folder}": {shared, nil}, "GET /experiment/models/preview/{rest...}": {shared, nil},
 	"GET /view_metadata/{folder}": {shared, nil}, "GET /extensions": {shared, nil}, "GET /i18n": {shared, nil},
 	"GET /global_subgraphs": {shared, nil}, "GET /global_subgraphs/{id}": {shared, nil}, "GET /node_replacements": {shared, nil},
-	"GET /workflow_templates": {shared, nil}, "GET /api/workflow_templates/{pack}/{file}": {shared, nil}, "GET /templates/{file...}": {shared, nil}, "GET /docs/{file...}": {shared, nil}, "GET /workshop/templates": {shared, nil}, "GET /workshop/waiting": {own, at("/workshop/waiting")}, "GET /workshop/queue": {own, at("/api/workshop/queue")},
+	"GET /workflow_templates": {shared, nil}, "GET /api/workflow_templates/{pack}/{file}": {shared, nil}, "GET /templates/{file...}": {shared, nil}, "GET /docs/{file...}": {shared, nil}, "GET /workshop/templates": {shared, nil}, "GET /workshop/waiting": {own, at("/workshop/waiting")}, "GET /workshop/files": {own, at("/workshop/files")}, "POST /workshop/files": {acts, nil}, "GET /workshop/queue": {own, at("/api/workshop/queue")},
 
 	"GET /internal/logs": {shared, nil}, "GET /internal/logs/raw": {shared, nil}, "PATCH /internal/logs/subscribe": {acts, nil}, "GET /internal/folder_paths": {shared, nil},
 	"GET /internal/files/{type}": {own, at("/internal/files/input", "/internal/files/output", "/internal/files/temp")},

@@ -58,6 +58,9 @@ func (g *Gateway) Submit(ctx context.Context, user cluster.User, body []byte) (c
 	if refusal != nil {
 		return comfy.PromptResponse{}, refusal
 	}
+	if err := g.cfg.Room(user, 0); err != nil {
+		return comfy.PromptResponse{}, roomError(err)
+	}
 	if g.cfg.Quota != nil {
 		if err := g.cfg.Quota(user); err != nil {
 			return comfy.PromptResponse{}, submitError(err)
@@ -156,6 +159,20 @@ func submitError(err error) error {
 		return comfy.NewPromptError("prompt_id_used", "This prompt_id is taken", known.Message).WithStatus(fasthttp.StatusConflict)
 	}
 	return err
+}
+
+// roomError likewise, of a job whose results would have no room.
+func roomError(err error) error {
+	kind := ""
+	switch cluster.CodeOf(err) {
+	case cluster.NoSpace:
+		kind = "no_space"
+	case cluster.Quota:
+		kind = "disk_quota"
+	default:
+		return err
+	}
+	return comfy.NewPromptError(kind, "The job was not queued", cluster.MessageOf(err)).WithStatus(cluster.CodeOf(err).Status())
 }
 
 // titleOf is what a queue shows of a workflow: its most telling node class.

@@ -96,6 +96,8 @@ func (g *Gateway) serverRoutes() []route {
 		{"GET", "/docs/{file...}", 0, g.nodeDocs},
 		{"GET", "/workshop/templates", 0, g.templateNeeds},
 		{"GET", "/workshop/waiting", 0, g.waitingPage},
+		{"GET", "/workshop/files", 0, g.filesPage},
+		{"POST", "/workshop/files", maxPicked, g.removeFiles},
 		{"GET", "/workshop/queue", 0, g.waiting},
 
 		{"GET", "/internal/logs", 0, g.logs},

@@ -41,6 +41,9 @@ func (g *Gateway) readForm(c *call) (*form, error) {
 	if err != nil || kind != "multipart/form-data" || params["boundary"] == "" {
 		return nil, cluster.Errorf(cluster.Invalid, "An upload is multipart/form-data with the file in its part \"image\".")
 	}
+	if err := g.cfg.Room(c.user, int64(max(0, c.Request.Header.ContentLength()))); err != nil {
+		return nil, err // before its bytes have travelled
+	}
 	body := c.RequestBodyStream()
 	if body == nil {
 		body = http.NoBody
@@ -60,7 +63,7 @@ func (g *Gateway) readForm(c *call) (*form, error) {
 				return nil, cluster.Errorf(cluster.Invalid, "An upload holds one file.")
 			}
 			f.name = part.FileName()
-			if f.ref, f.size, err = g.cfg.Blobs.Put(c, part, -1); err != nil {
+			if f.ref, f.size, err = g.cfg.Take(c, part, -1); err != nil {
 				return nil, uploadError(err)
 			}
 			continue

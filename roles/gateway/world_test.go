@@ -71,6 +71,17 @@ type options struct {
 	replica        gateway.Replica
 	docs, official *wheels.Shelf
 	turns          func(cluster.User) map[jobs.ID]jobs.Turn
+	free           func() int64 // of a disk of 1000 MiB; nil: there is room
+	keepOutputs    time.Duration
+	room           func(w *world, u cluster.User, n int64) error
+}
+
+// space is the disk of a world.
+func (o options) space(string) (free, total int64, err error) {
+	if o.free != nil {
+		return o.free(), 1000 << 20, nil
+	}
+	return 1 << 40, 1 << 41, nil
 }
 
 // twice tells every change twice, as when a row has moved on before the door
@@ -176,7 +187,7 @@ func open(t testing.TB, o options) *world {
 	w.propose = peer.Proposals{Log: w.log}
 	var err error
 	w.blobDir = filepath.Join(t.TempDir(), "blobs")
-	if w.blobs, err = blob.OpenDir(blob.DirConfig{Path: w.blobDir, Logger: logger, Space: func(string) (int64, int64, error) { return 1 << 40, 1 << 41, nil }}); err != nil {
+	if w.blobs, err = blob.OpenDir(blob.DirConfig{Path: w.blobDir, Logger: logger, Space: o.space}); err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []cluster.User{ann, bob} {
@@ -211,13 +222,17 @@ func open(t testing.TB, o options) *world {
 	if health == nil {
 		health = func() (int, []byte) { return 200, []byte(`{"ready":true,"checks":[]}`) }
 	}
+	room := func(u cluster.User, n int64) error { return w.blobs.Room(n) }
+	if o.room != nil {
+		room = func(u cluster.User, n int64) error { return o.room(w, u, n) }
+	}
 	w.gw, err = gateway.New(gateway.Config{
 		Node: "mello", Listener: l, Tables: w.machine, Propose: w.propose, Watch: watch,
 		Blobs: w.blobs, Subscribe: w.events.Subscribe, SignIn: sign, Frontend: pageFiles(t), TemplateDir: o.templates, DefaultTemplate: o.first,
 		Admin:   func(string) http.Handler { return admin },
 		Health:  health,
 		Replica: o.replica,
-		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns,
+		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns, Room: room, Take: w.blobs.Take, KeepOutputs: o.keepOutputs,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {

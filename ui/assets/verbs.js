@@ -18,6 +18,11 @@ export const now = (j) => ({
   text: "If every GPU is at work, the job that loses least is stopped. It goes back to its place and its user reads why.",
 });
 
+export const disk = (user) => ({
+  action: { verb: "disk", user, bytes: 20e9 }, title: `Bound the disk space of ${user}?`, done: `${user}: 20 GB of files.`,
+  text: "Their results, uploads and documents may take 20 GB. Over it they can edit and download, and read what to remove. Another bound, or none: comfyume-agent queue quota.",
+});
+
 export const quota = (user) => ({
   action: { verb: "quota", user, queued: 10, n: 1 }, title: `Bound ${user}?`, done: `${user}: 10 jobs queued, one at work at a time.`,
   text: "They may have 10 jobs in the queue, one of them at work. Other bounds, or none: comfyume-agent queue quota.",

@@ -75,12 +75,15 @@ function tended(w, act) {
 /** seen is when a node was last heard of; one that reports all the while has no time of it. */
 const seen = (n) => (n.seen ? [since(n.seen), " ago"] : [n.state === "alive" || n.state === "slow" ? "now" : "-"]);
 
+/** fullIn is when a disk is 90 % full, if it grows on as it did. */
+const fullIn = (s) => (s === 0 ? "full" : `90 % in ${s >= 172800 ? plural(Math.floor(s / 86400), "day") : s >= 7200 ? `${Math.floor(s / 3600)} h` : `${Math.max(1, Math.floor(s / 60))} min`}`);
+
 export function nodes(list, act) {
   rows($("nodes"), list, (n) => n.id, (n) =>
     el("tr", {}, el("td", { title: n.id }, el("b", {}, n.name), n.waits ? el("div", { class: "quiet" }, n.waits) : "", n.price ? el("div", { class: "quiet" }, `${money(n.price, n.currency)}/h, so far ${money(n.spent, n.currency)}`) : ""), el("td", {}, n.roles.join(", "), n.door ? el("div", { class: "quiet" }, `door ${n.door}`) : ""),
       el("td", {}, pill(n.state, level(n.state)), n.since ? el("span", { class: "quiet" }, " ", since(n.since)) : "", n.drained ? [" ", pill("drained", "warn", `by ${n.drained}`)] : ""),
       el("td", {}, n.part === "leader" ? el("b", {}, "leader") : n.part || "-"), el("td", {}, ...seen(n)),
-      el("td", {}, n.disk < 0 ? "-" : el("span", { "data-level": n.disk >= 90 ? "fail" : n.disk >= 70 ? "warn" : "none" }, `${n.disk} %`)),
+      el("td", {}, n.disk < 0 ? "-" : el("span", { "data-level": n.disk >= 90 ? "fail" : n.disk >= 70 ? "warn" : "none" }, `${n.disk} %`), n.space && n.space.full_s >= 0 ? el("div", { class: "quiet" }, fullIn(n.space.full_s)) : ""),
       el("td", {}, n.version, el("span", { class: "quiet" }, ` level ${n.level}`)),
       el("td", { class: "acts" }, n.drained ? button("End drain", n.name, act, verbs.undrain(n)) : button("Drain", n.name, act, verbs.drain(n)),
         ["dead", "silent", "left"].includes(n.state) ? button("Forget", n.name, act, verbs.forget(n)) : "")),
@@ -180,11 +183,12 @@ export function people(view, act, look) {
   rows($("people"), view.people.map((p) => ({ ...p, paused: isPaused(view.head, `user/${p.name}`) })), (p) => p.name, (p) =>
     el("li", { "data-level": p.error ? "fail" : "none" }, el("div", { class: "line" }, el("b", {}, p.name),
       pill(p.disabled ? "shut out" : p.online ? "online" : p.visited ? "away" : "not seen", p.disabled ? "warn" : p.online ? "good" : "none")),
-      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`, p.used.gpu ? `, GPU ${age(p.used.gpu)}${Object.entries(p.used.cost ?? {}).map(([c, n]) => `, ${money(n, c)}`).join("")}` : ""), p.paused ? [" ", pill("paused", "warn")] : ""),
+      el("div", {}, el("span", { class: "quiet" }, `${p.running} running, ${p.waiting} waiting`, p.used.gpu ? `, GPU ${age(p.used.gpu)}${Object.entries(p.used.cost ?? {}).map(([c, n]) => `, ${money(n, c)}`).join("")}` : "", p.disk || p.disk_bound ? `, files ${bytes(p.disk)}${p.disk_bound ? ` of ${bytes(p.disk_bound)}` : ""}` : ""), p.paused ? [" ", pill("paused", "warn")] : ""),
       p.error ? el("div", {}, pill("last job failed", "fail"), ` ${p.error}`) : "",
       el("div", { class: "acts" }, pauser(`user/${p.name}`, p.paused, act),
         el("button", { type: "button", "aria-label": `Errors: ${p.name}`, onclick: () => look(p.name) }, "Errors"),
         p.waiting ? [button("Boost", p.name, act, verbs.boost(p.name)), button("Quota", p.name, act, verbs.quota(p.name))] : "",
+        p.disk && !p.disk_bound ? button("Bound disk", p.name, act, verbs.disk(p.name)) : "",
         ...p.disabled ? [] : [button("Link", p.name, act, verbs.link(p.name)), button("Token", p.name, act, verbs.token(p.name)), button("Sign out", p.name, act, verbs.signout(p.name))],
         p.disabled ? button("Let in", p.name, act, verbs.enable(p.name)) : button("Shut out", p.name, act, verbs.disable(p.name)))),
   "There are no accounts.");
