@@ -187,7 +187,12 @@ func prepareBackups(ctx context.Context, b *backups, in asked) (any, error) {
 	b.mu.Lock()
 	b.moved = time.Now()
 	b.mu.Unlock()
-	out := BackupInit{Schema: 1, Places: b.placeNames(), Problem: messages(failed)}
+	out := BackupInit{Schema: 1, Places: []string{}, Problem: messages(failed)}
+	for i, p := range b.places {
+		if failed[i] == nil {
+			out.Places = append(out.Places, p.vault.Place())
+		}
+	}
 	if !key.IsZero() {
 		out.Kit = recoveryKit(b.cfg, key, b.node)
 	}

@@ -95,7 +95,7 @@ export function backups(list) {
   $("kept").hidden = !list;
   rows($("backups"), list ?? [], (b) => `${b.node} ${b.place}`, (b) =>
     el("li", {}, pill(b.problem ? "problem" : "in order", b.problem ? "fail" : "good"), " ", el("b", {}, b.place), ` by ${b.node}`,
-      el("div", { class: "quiet" }, ...(b.made ? ["last one ", since(b.made), ` ago, ${b.files} files, ${bytes(b.bytes)}`] : ["none yet"]),
+      el("div", { class: "quiet" }, ...(b.made ? ["last one ", since(b.made), ` ago, ${b.files} ${b.files === 1 ? "file" : "files"}, ${bytes(b.bytes)}`] : ["none yet"]),
         ...(b.proven ? ["; last proven restore ", since(b.proven), " ago"] : ["; no restore proven yet: comfyume-agent backup drill"])),
       b.problem ? el("div", {}, b.problem) : ""),
   "");
