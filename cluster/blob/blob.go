@@ -38,6 +38,8 @@ type Store interface {
 type Usage struct {
 	Blobs int64 `json:"blobs"`
 	Bytes int64 `json:"bytes"`
-	Free  int64 `json:"free"`  // bytes of the volume
-	Total int64 `json:"total"` // bytes of the volume
+	// Partial is how many bytes are here of large blobs that are still coming.
+	Partial int64 `json:"partial"`
+	Free    int64 `json:"free"`  // bytes of the volume
+	Total   int64 `json:"total"` // bytes of the volume
 }

@@ -42,6 +42,13 @@ func (r *reservation) want(n int64) error {
 	return nil
 }
 
+// Room says NoSpace if n bytes have no room now.
+func (d *Dir) Room(n int64) error {
+	r := reservation{d: d}
+	defer r.release()
+	return r.want(n)
+}
+
 // wrote notes that n of the bytes are on the disk now.
 func (r *reservation) wrote(n int64) {
 	r.held -= n
