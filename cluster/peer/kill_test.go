@@ -31,7 +31,7 @@ import (
 // A helper is this test's own program run again as one node: it is killed with
 // SIGKILL while a large file goes to it or comes from it, and started anew.
 const (
-	helperRole = "TRANSFER_HELPER" // "fetch", "send" or "keep"; "" = it runs tests
+	helperRole = "TRANSFER_HELPER" // "fetch", "send", "keep" or "tailnet"; "" = it runs tests
 	helperDir  = "TRANSFER_DIR"
 	helperRef  = "TRANSFER_REF"
 	helperAddr = "TRANSFER_ADDR" // of the keeper
@@ -48,6 +48,9 @@ func TestMain(m *testing.M) {
 }
 
 func help(ctx context.Context) error {
+	if os.Getenv(helperRole) == "tailnet" {
+		return helpOnTailnet(ctx)
+	}
 	d, err := blob.OpenDir(blob.DirConfig{Path: os.Getenv(helperDir)})
 	if err != nil {
 		return err
