@@ -107,7 +107,7 @@ func TestBenchTransfer(t *testing.T) {
 	if os.Getenv("COMFYUME_BENCH") == "" {
 		t.Skip("a measurement, not a test: `make bench` runs it")
 	}
-	size := int64(2 << 30)
+	const size = int64(2 << 30)
 	first := t.TempDir()
 	store, err := blob.OpenDir(blob.DirConfig{Path: first, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -117,26 +117,14 @@ func TestBenchTransfer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	control, err := controltest.Start(controltest.Config{IP: netip.MustParseAddr("127.0.0.1")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	network, err := joinTailnet(t.Context(), control.URL(), control.NewKey(controltest.KeyOptions{}), t.TempDir(), "first")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = network.Close(), control.Close() })
+	control, network := benchTailnet(t)
 	ln, err := network.Listen(cluster.PortSite)
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = serveKeeper(store, ln) }()
 	ssh := startSSH(t)
-	addr := ""
-	if ssh != nil {
-		addr = ssh.addr
-	}
-	second := startSecond(t, helperControl+"="+control.URL(), helperKey+"="+control.NewKey(controltest.KeyOptions{}), helperAddr+"="+ln.Addr().String(), helperRef+"="+string(ref), helperSSH+"="+addr)
+	second := startSecond(t, helperControl+"="+control.URL(), helperKey+"="+control.NewKey(controltest.KeyOptions{}), helperAddr+"="+ln.Addr().String(), helperRef+"="+string(ref), helperSSH+"="+ssh.addr)
 
 	idle := second.memory("VmRSS")
 	took, err := strconv.ParseFloat(second.ask("fetch"), 64)
@@ -158,21 +146,30 @@ func TestBenchTransfer(t *testing.T) {
 		return fmt.Sprintf("%.0f", float64(size)/1e6/seconds)
 	}
 	from := filepath.Join(first, "blobs", string(ref[:2]), string(ref))
-	direct, through := 0.0, 0.0
-	if ssh != nil {
-		direct = ssh.copy(from, ssh.addr)
-		way, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go join(way, func() (net.Conn, error) {
-			return network.Dial(t.Context(), net.JoinHostPort(second.addr, strconv.Itoa(sshPort)))
-		})
-		through = ssh.copy(from, way.Addr().String())
-		_ = way.Close()
-	}
+	direct, through := ssh.figures(from, func() (net.Conn, error) {
+		return network.Dial(t.Context(), net.JoinHostPort(second.addr, strconv.Itoa(sshPort)))
+	})
 	load, _ := os.ReadFile("/proc/loadavg")
 	fmt.Printf("transfer ours_mb_s=%s rss_mb=%.0f scp_mb_s=%s scp_same_tailnet_mb_s=%s rss_before_mb=%.0f size_mb=%d load=%.4s\n", rate(took), rss, rate(direct), rate(through), idle, size/1e6, load)
+}
+
+// benchTailnet is a tailnet of this test, and this process on it.
+func benchTailnet(t *testing.T) (*controltest.Control, tailnet.Network) {
+	t.Helper()
+	control, err := controltest.Start(controltest.Config{IP: netip.MustParseAddr("127.0.0.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := joinTailnet(t.Context(), control.URL(), control.NewKey(controltest.KeyOptions{}), t.TempDir(), "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(network.Close(), control.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return control, network
 }
 
 // secondKeeper is the process that receives.
@@ -254,13 +251,30 @@ type sshServer struct {
 	addr string
 }
 
-// startSSH starts a server with throw-away keys; nil if there is none here.
+// figures are the seconds that a file takes by scp: directly, and by the way that
+// dial opens. Zero: there is no server.
+func (s *sshServer) figures(file string, dial func() (net.Conn, error)) (direct, through float64) {
+	s.t.Helper()
+	if s.addr == "" {
+		return 0, 0
+	}
+	way, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer way.Close()
+	go join(way, dial)
+	return s.copy(file, s.addr), s.copy(file, way.Addr().String())
+}
+
+// startSSH starts a server with throw-away keys; its address is "" if there is
+// none here.
 func startSSH(t *testing.T) *sshServer {
 	t.Helper()
 	exe, err := exec.LookPath(cmp.Or(os.Getenv("SSHD"), "/usr/sbin/sshd"))
 	if _, serr := exec.LookPath("scp"); err != nil || serr != nil {
 		t.Logf("scp is not measured: %v", errors.Join(err, serr))
-		return nil
+		return &sshServer{t: t}
 	}
 	s := &sshServer{t: t, dir: t.TempDir()}
 	for _, name := range []string{"host", "user"} {

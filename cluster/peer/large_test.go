@@ -16,30 +16,26 @@ import (
 	"github.com/ahelme/comfyume/cluster/jobs"
 )
 
-// TestSources is the conformance suite of fetching: each harm alone, then with a
-// good source behind it.
-func TestSources(t *testing.T) {
-	const seed = 13
-	roll := rand.New(rand.NewPCG(seed, 1))
-	raw, ref, list := blobtest.Large(1, 66*mib+5)
-	size := int64(len(raw))
-	byteAt := blob.Chunk + roll.Int64N(size-blob.Chunk-2)
-	t.Logf("seed %d, harm at byte %d of %d", seed, byteAt, size)
-	chunk := byteAt / blob.Chunk * blob.Chunk
-	other, _, otherList := blobtest.Large(2, 66*mib+5)
+// harmed is what a source does, and what may come of it.
+type harmed struct {
+	what string
+	harm harm
+	// what it alone brings that does not come again, and what it is called; "" = it is no failure
+	had    int64
+	code   cluster.Code
+	says   string
+	named  bool  // as one who has other bytes
+	resent int64 // how much the other one sends in vain at most
+	within time.Duration
+}
+
+// harms of a source that has a large file, about one byte of it.
+func harms(raw []byte, list blob.Chunks, byteAt int64) []harmed {
+	size, chunk := int64(len(raw)), byteAt/blob.Chunk*blob.Chunk
+	other, _, otherList := blobtest.Large(2, len(raw))
 	falseList := blob.Chunks{Size: list.Size, Sums: slices.Clone(list.Sums)}
 	falseList.Sums[byteAt/blob.Chunk*32] ^= 1
-	for _, c := range []struct {
-		what string
-		harm harm
-		// what it alone brings that does not come again, and what it is called; "" = it is no failure
-		had    int64
-		code   cluster.Code
-		says   string
-		named  bool  // as one who has other bytes
-		resent int64 // how much the other one sends in vain at most
-		within time.Duration
-	}{
+	return []harmed{
 		{"right", nil, size, "", "", false, 0, time.Second},
 		{"lies about a byte", flips(byteAt), chunk, cluster.Internal, "node s0 has other bytes", true, 0, time.Second},
 		{"stalls", stalls(byteAt), byteAt, cluster.Unavailable, "does not answer", false, 0, 41 * time.Second},
@@ -61,7 +57,19 @@ func TestSources(t *testing.T) {
 		{"claims a size that is none", lists(blob.Chunks{Size: -5}), 0, cluster.Internal, "says that file", false, 0, time.Second},
 		{"does not have it", func(*source, http.Handler) http.Handler { return http.NotFoundHandler() }, 0, cluster.Unavailable, "", false, 0, time.Second},
 		{"is of an older version", old, size, "", "", false, 0, time.Second},
-	} {
+	}
+}
+
+// TestSources is the conformance suite of fetching: each harm alone, then with a
+// good source behind it.
+func TestSources(t *testing.T) {
+	const seed = 13
+	roll := rand.New(rand.NewPCG(seed, 1))
+	raw, ref, list := blobtest.Large(1, 66*mib+5)
+	size := int64(len(raw))
+	byteAt := blob.Chunk + roll.Int64N(size-blob.Chunk-2)
+	t.Logf("seed %d, harm at byte %d of %d", seed, byteAt, size)
+	for _, c := range harms(raw, list, byteAt) {
 		t.Run(c.what, func(t *testing.T) {
 			at(t, fair{stock: raw, harms: []harm{c.harm, nil}}, func(t *testing.T, m *market) {
 				begin := time.Now()

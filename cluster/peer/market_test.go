@@ -270,29 +270,11 @@ func at(t *testing.T, c fair, f func(t *testing.T, m *market)) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		m.t = t
-		lineage := func() cluster.Lineage {
-			return cluster.Lineage{Cluster: "c", Generation: cluster.Generation{Number: 1, Mark: "ab"}}
-		}
-		log := slog.New(slog.NewTextHandler(m.said, nil))
 		var webs []*http.Server
 		for _, s := range m.sources {
-			s.conns = make(chan net.Conn)
-			gate := peer.NewGate(peer.GateConfig{Self: s.name, Lineage: lineage, WhoIs: func(context.Context, string) (peer.Who, error) { return c.who(), nil }})
-			server := peer.NewServer(gate, func() cluster.NodeID { return "" }, slog.New(slog.DiscardHandler))
-			peer.ServeBlobs(server, s.store, c.table)
-			inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				r.Body = countedBody{r.Body, s}
-				server.ServeHTTP(w, r)
-			})
-			h := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(counted{w, s, nil}, r) }))
-			if s.harm != nil {
-				h = s.harm(s, h)
-			}
-			web := &http.Server{Handler: h}
-			webs = append(webs, web)
-			go func() { _ = web.Serve(s) }()
+			webs = append(webs, s.open(c))
 		}
-		client := peer.NewClient(peer.NewGate(peer.GateConfig{Self: "me", Lineage: lineage, Logger: log, Dial: func(ctx context.Context, node cluster.NodeID, _ uint16) (net.Conn, error) {
+		client := peer.NewClient(peer.NewGate(peer.GateConfig{Self: "me", Lineage: oneLineage, Logger: slog.New(slog.NewTextHandler(m.said, nil)), Dial: func(ctx context.Context, node cluster.NodeID, _ uint16) (net.Conn, error) {
 			i := slices.IndexFunc(m.sources, func(s *source) bool { return s.name == node })
 			return m.sources[i].dial(ctx)
 		}}))
@@ -310,6 +292,24 @@ func at(t *testing.T, c fair, f func(t *testing.T, m *market)) {
 		}
 		time.Sleep(time.Second) // a server lingers over a connection that it closes
 	})
+}
+
+// open lets a source answer.
+func (s *source) open(c fair) *http.Server {
+	s.conns = make(chan net.Conn)
+	gate := peer.NewGate(peer.GateConfig{Self: s.name, Lineage: oneLineage, WhoIs: func(context.Context, string) (peer.Who, error) { return c.who(), nil }})
+	server := peer.NewServer(gate, func() cluster.NodeID { return "" }, slog.New(slog.DiscardHandler))
+	peer.ServeBlobs(server, s.store, c.table)
+	h := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = countedBody{r.Body, s}
+		server.ServeHTTP(counted{w, s, nil}, r)
+	}))
+	if s.harm != nil {
+		h = s.harm(s, h)
+	}
+	web := &http.Server{Handler: h}
+	go func() { _ = web.Serve(s) }()
+	return web
 }
 
 func core() peer.Who { return peer.Who{Node: "me", Name: "me", Core: true} }
