@@ -88,13 +88,24 @@ func (k *keeper) part(ctx context.Context, w http.ResponseWriter, ref cluster.Re
 		return err
 	}
 	defer p.Close()
-	if n, ok := k.store.Has(ctx, ref); ok {
+	if n, ok := k.whole(ctx, ref); ok {
 		return answerKept(w, kept{ref, n})
 	}
 	if err := k.store.Room(size - p.Size()); err != nil {
 		return err
 	}
 	return answerKept(w, kept{Size: p.Size()})
+}
+
+// whole reports a blob that is here and undamaged: who is told so drops its own.
+// The look at it goes on when who asked has given up: it is known the next time.
+func (k *keeper) whole(ctx context.Context, ref cluster.Ref) (int64, bool) {
+	f, err := k.store.Open(context.WithoutCancel(ctx), ref)
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	return f.Size(), true
 }
 
 func answerKept(w http.ResponseWriter, what kept) error {
@@ -127,7 +138,7 @@ func (k *keeper) putRest(w http.ResponseWriter, r *http.Request, body io.Reader,
 		return err
 	}
 	defer p.Close()
-	if n, ok := k.store.Has(r.Context(), ref); ok {
+	if n, ok := k.whole(r.Context(), ref); ok {
 		return answerKept(w, kept{ref, n})
 	}
 	if err := p.Adopt(r.Context(), list); err != nil {

@@ -37,6 +37,7 @@ const mib = 1 << 20
 // source is one machine that keeps blobs.
 type source struct {
 	name  cluster.NodeID
+	root  string
 	store *blob.Dir
 	harm  func(s *source, next http.Handler) http.Handler
 	conns chan net.Conn
@@ -266,7 +267,7 @@ func at(t *testing.T, c fair, f func(t *testing.T, m *market)) {
 				t.Fatal(err)
 			}
 		}
-		m.sources = append(m.sources, &source{name: cluster.NodeID(fmt.Sprintf("s%d", i)), store: open(root, nil), harm: harm})
+		m.sources = append(m.sources, &source{name: cluster.NodeID(fmt.Sprintf("s%d", i)), root: root, store: open(root, nil), harm: harm})
 	}
 	synctest.Test(t, func(t *testing.T) {
 		m.t = t

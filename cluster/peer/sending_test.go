@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -154,6 +156,25 @@ func TestKeeperThatIsFullIsNotSentAnything(t *testing.T) {
 			}
 		}
 		blobtest.Expect(t, m.sources[2].store, ref, raw)
+	})
+}
+
+// TestDamagedCopyIsSentAgain: who sends drops its own, so a keeper may not take a
+// copy for good that it has not read.
+func TestDamagedCopyIsSentAgain(t *testing.T) {
+	raw, ref, _ := blobtest.Large(9, 66*mib)
+	at(t, fair{stock: raw, harms: make([]harm, 1)}, func(t *testing.T, m *market) {
+		path := filepath.Join(m.sources[0].root, "blobs", string(ref[:2]), string(ref))
+		wrong := bytes.Clone(raw)
+		wrong[30*mib] ^= 1
+		if err := os.WriteFile(path, wrong, 0o600); err != nil {
+			t.Error(err)
+		}
+		keep(t, m.local, raw)
+		if err := m.depot.Keep(t.Context(), jobs.Lease{}, ref); err != nil {
+			t.Error(err)
+		}
+		blobtest.Expect(t, m.sources[0].store, ref, raw)
 	})
 }
 
