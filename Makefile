@@ -3,6 +3,7 @@
 # make test      vet, format and every test (race detector where a C compiler is)
 # make bench     the figures of the README, one line each
 # make bench-queue   our queue beside NATS JetStream, etcd and Redis, about 15 min; QUEUE_ARGS="--rounds 5"
+# make bench-transfer  a 2 GB file over a test tailnet beside scp, and killed on its way
 # make sim       the queue's modes in virtual time; TRACE=file SEED=n keeps one seed's events and checks its figures
 # make lint      the linters (installed into .cache at pinned versions)
 # make dist      static binaries for three platforms, with checksums
@@ -23,7 +24,7 @@ RUN_ARGS    ?=
 
 export COMFYUME_WHEEL_DIR := $(WHEELS)
 
-.PHONY: all run test drill bench sim chaos lint dist conformance wheels browser-wheels browser-matrix clean
+.PHONY: all run test drill bench bench-transfer sim chaos lint dist conformance wheels browser-wheels browser-matrix clean
 all: bin/comfyume-agent wheels
 
 bin/comfyume-agent: FORCE
@@ -65,6 +66,11 @@ browser-matrix: all browser-wheels
 bench: all
 	@COMFYUME_BENCH=1 COMFYUME_AGENT_BIN=$(CURDIR)/bin/comfyume-agent $(GO) test -count=1 -timeout 20m -run '^TestBench' -v ./agent/doortest | grep -E '^[a-z0-9_]+ [a-z_0-9]+=' 
 	@$(GO) test -run '^$$' -bench . -benchtime 1s ./cluster/... ./roles/... | grep -E '^Benchmark'
+
+# Large files between nodes: 2 GB over a test tailnet beside scp (SSHD=path if it is not /usr/sbin/sshd), and processes killed 20 times in 2 GB each.
+bench: bench-transfer
+bench-transfer:
+	@COMFYUME_BENCH=1 $(GO) test -count=1 -timeout 40m -run '^(TestBenchTransfer|TestKilled)' -v ./cluster/peer | grep -E '^(transfer|killed) '
 
 # make chaos SEEDS=3 JOBS=200            jobs and faults, one line for each seed
 # make chaos BUG=all                     plants eight bugs, one after the other; each must be caught

@@ -45,4 +45,6 @@ type Usage struct {
 
 	Free  int64 `json:"free"`  // bytes of the volume
 	Total int64 `json:"total"` // bytes of the volume
+	// Coming is how many bytes are here of large blobs that are still on their way.
+	Coming int64 `json:"coming"`
 }

@@ -37,7 +37,7 @@ const (
 	RefuseAt = 90 // Put
 )
 
-// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, quarantine/, trash/.
+// Dir is a Store in a local folder: blobs/ab/abcdef..., tmp/, partial/, quarantine/, trash/.
 type Dir struct {
 	cfg      DirConfig
 	reserved atomic.Int64
@@ -46,8 +46,10 @@ type Dir struct {
 	checks   singleflight.Group
 	mu       sync.Mutex
 	verified map[Ref]stamp
-	names    sync.Mutex      // held while a blob's file gets or loses its name
-	shelves  map[string]bool // folders whose names are on the disk; names guards it
+	listed   map[Ref]listed
+	partials map[Ref]*Partial // those that are worked on or remembered; mu guards it
+	names    sync.Mutex       // held while a blob's file gets or loses its name
+	shelves  map[string]bool  // folders whose names are on the disk; names guards it
 }
 
 // stamp is what a file looked like when it was verified.
@@ -58,7 +60,8 @@ type stamp struct {
 
 var _ Store = (*Dir)(nil)
 
-// OpenDir opens or makes a store. What an interrupted Put left behind is removed.
+// OpenDir opens or makes a store. What an interrupted Put left behind is removed;
+// a large blob of which a part has come is kept for a week, see Partial.
 func OpenDir(cfg DirConfig) (*Dir, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -67,11 +70,11 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	if cfg.Space == nil {
 		cfg.Space = Space
 	}
-	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}, shelves: map[string]bool{}}
+	d := &Dir{cfg: cfg, verified: map[Ref]stamp{}, listed: map[Ref]listed{}, partials: map[Ref]*Partial{}, shelves: map[string]bool{}}
 	if err := os.RemoveAll(d.tmp()); err != nil {
 		return nil, fmt.Errorf("clear unfinished blobs: %w", err)
 	}
-	for _, dir := range []string{cfg.Path, d.tmp(), filepath.Join(cfg.Path, "blobs"), filepath.Join(cfg.Path, "quarantine")} {
+	for _, dir := range []string{cfg.Path, d.tmp(), d.partial(""), filepath.Join(cfg.Path, "blobs"), filepath.Join(cfg.Path, "quarantine")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create the blob store: %w", err)
 		}
@@ -90,6 +93,7 @@ func OpenDir(cfg DirConfig) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count the blobs: %w", err)
 	}
+	d.expire()
 	return d, nil
 }
 
@@ -101,7 +105,7 @@ func (d *Dir) path(ref Ref) string {
 
 // Usage of this store and its volume.
 func (d *Dir) Usage() (Usage, error) {
-	u := Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load()}
+	u := Usage{Blobs: d.blobs.Load(), Bytes: d.bytes.Load(), Coming: d.partialBytes()}
 	var err error
 	u.Free, u.Total, err = d.cfg.Space(d.cfg.Path)
 	for dir, n := range map[string]*int64{d.tmp(): &u.Partial, d.quarantine(): &u.Damaged, d.trash(): &u.Trash} {
@@ -160,7 +164,12 @@ func (d *Dir) put(ctx context.Context, r io.Reader, size int64, until int64) (re
 		}
 	}()
 	sum := sha256.New()
-	n, err = copyReserved(ctx, io.MultiWriter(f, sum), r, size, space)
+	to, parts := io.MultiWriter(f, sum), (*summer)(nil)
+	if SumBytes(size) > 0 { // it will travel soon: it need not be read again then
+		parts = newSummer(size, nil)
+		to = io.MultiWriter(f, sum, parts)
+	}
+	n, err = copyReserved(ctx, to, r, size, space)
 	if err == nil && size >= 0 && n != size {
 		err = cluster.Errorf(cluster.Invalid, "the upload ended after %d of %d bytes", n, size)
 	}
@@ -171,19 +180,24 @@ func (d *Dir) put(ctx context.Context, r io.Reader, size int64, until int64) (re
 		return "", 0, storeError(err)
 	}
 	ref = Ref(hex.EncodeToString(sum.Sum(nil)))
-	return ref, n, d.enter(f.Name(), ref, n)
+	var list Chunks
+	if parts != nil {
+		list = parts.list()
+	}
+	return ref, n, d.enter(f.Name(), ref, n, list)
 }
 
 // enter gives a finished file its name. It takes the place of an existing one:
 // that keeps one copy, heals a damaged one, and lets this Put sync the folder
-// itself instead of trusting that another, still running one did.
-func (d *Dir) enter(tmp string, ref Ref, n int64) error {
+// itself instead of trusting that another, still running one did. list is that of
+// a large one.
+func (d *Dir) enter(tmp string, ref Ref, n int64, list Chunks) error {
 	path := d.path(ref)
 	dir := filepath.Dir(path)
 	if err := d.shelf(dir); err != nil {
 		return storeError(err)
 	}
-	if err := d.rename(tmp, path, ref, n); err != nil {
+	if err := d.rename(tmp, path, ref, n, list); err != nil {
 		return storeError(err)
 	}
 	if err := syncDir(dir); err != nil {
@@ -212,7 +226,7 @@ func (d *Dir) shelf(dir string) error {
 	return nil
 }
 
-func (d *Dir) rename(tmp, path string, ref Ref, n int64) error {
+func (d *Dir) rename(tmp, path string, ref Ref, n int64, list Chunks) error {
 	d.names.Lock()
 	defer d.names.Unlock()
 	blobs, bytes := int64(1), n
@@ -226,6 +240,9 @@ func (d *Dir) rename(tmp, path string, ref Ref, n int64) error {
 	d.bytes.Add(bytes)
 	if info, err := os.Stat(path); err == nil {
 		d.remember(ref, info) // these bytes were hashed on their way in
+		if list.valid() {
+			d.rememberList(ref, info, list)
+		}
 	}
 	return nil
 }
@@ -252,24 +269,33 @@ func (d *Dir) Remove(ref Ref) error {
 
 // Open returns a verified blob.
 func (d *Dir) Open(ctx context.Context, ref Ref) (File, error) {
-	if !ref.Valid() {
-		return nil, cluster.Errorf(cluster.NotFound, "no such file")
-	}
-	f, err := os.Open(d.path(ref))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, cluster.Errorf(cluster.NotFound, "the file's bytes are not on this machine")
-	}
+	f, info, err := d.open(ref)
 	if err != nil {
-		return nil, fmt.Errorf("open a blob: %w", err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open a blob: %w", err), f.Close())
+		return nil, err
 	}
 	if err := d.verify(ctx, ref, f, info); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return file{f, info.Size()}, nil
+}
+
+// open opens a blob that has not been verified.
+func (d *Dir) open(ref Ref) (*os.File, fs.FileInfo, error) {
+	if !ref.Valid() {
+		return nil, nil, cluster.Errorf(cluster.NotFound, "no such file")
+	}
+	f, err := os.Open(d.path(ref))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, cluster.Errorf(cluster.NotFound, "the file's bytes are not on this machine")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("open a blob: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open a blob: %w", err), f.Close())
+	}
+	return f, info, nil
 }
 
 type file struct {

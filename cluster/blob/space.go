@@ -79,6 +79,13 @@ func (r *reservation) want(n int64) error {
 	return nil
 }
 
+// Fits says NoSpace if n bytes of what is under way have no room now.
+func (d *Dir) Fits(n int64) error {
+	r := reservation{d: d, until: RefuseAt}
+	defer r.release()
+	return r.want(n)
+}
+
 // wrote notes that n of the bytes are on the disk now.
 func (r *reservation) wrote(n int64) {
 	r.held -= n

@@ -25,12 +25,12 @@ func (d *Dir) trash() string      { return filepath.Join(d.cfg.Path, "trash") }
 func (d *Dir) quarantine() string { return filepath.Join(d.cfg.Path, "quarantine") }
 
 // List returns every blob, by name.
-func (d *Dir) List() ([]Kept, error) { return listed(filepath.Join(d.cfg.Path, "blobs")) }
+func (d *Dir) List() ([]Kept, error) { return filesIn(filepath.Join(d.cfg.Path, "blobs")) }
 
 // Trash returns what was discarded and is still there.
-func (d *Dir) Trash() ([]Kept, error) { return listed(d.trash()) }
+func (d *Dir) Trash() ([]Kept, error) { return filesIn(d.trash()) }
 
-func listed(root string) (out []Kept, err error) {
+func filesIn(root string) (out []Kept, err error) {
 	err = filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !Ref(e.Name()).Valid() {
 			return err
@@ -117,7 +117,7 @@ func (d *Dir) Purge(before time.Time, keep func(Ref) bool) (n int, err error) {
 // PurgeDamaged removes what was set aside before a time, if a whole one is here. The
 // only copy that there is stays, damaged as it is.
 func (d *Dir) PurgeDamaged(ctx context.Context, before time.Time) (n int, err error) {
-	all, err := listed(d.quarantine())
+	all, err := filesIn(d.quarantine())
 	for _, k := range all {
 		if _, whole := d.Has(ctx, k.Ref); !whole || !k.Changed.Before(before) {
 			continue
@@ -140,7 +140,7 @@ func (d *Dir) Scrub(ctx context.Context, ref Ref, pause func(n int64)) error {
 	if err != nil {
 		return fmt.Errorf("read a blob again: %w", err)
 	}
-	done, err := d.checkAt(ctx, ref, f, info, pause)
+	done, err := d.checkAt(ctx, ref, f, info, nil, pause)
 	var known *cluster.Error
 	switch {
 	case err == nil && !done:

@@ -42,7 +42,7 @@ func (d *Dir) verify(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo)
 		if known {
 			return nil
 		}
-		done, err, _ := d.checks.Do(key, func() (any, error) { return d.check(ctx, ref, f, info) })
+		done, err, _ := d.checks.Do(key, func() (any, error) { return d.check(ctx, ref, f, info, nil) })
 		if done == true || err != nil {
 			return err
 		}
@@ -68,26 +68,31 @@ func (d *Dir) Reread(ctx context.Context, ref Ref) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read a blob again: %w", err)
 	}
-	done, err := d.check(ctx, ref, f, info)
+	done, err := d.check(ctx, ref, f, info, nil)
 	if err == nil && !done {
 		err = context.Cause(ctx)
 	}
 	return info.Size(), err
 }
 
-// check hashes a blob; false without an error says that ctx ended first.
-func (d *Dir) check(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo) (bool, error) {
-	return d.checkAt(ctx, ref, f, info, func(int64) {})
+// check hashes a blob; false without an error says that ctx ended first. parts,
+// which may be nil, is given the bytes as well.
+func (d *Dir) check(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo, parts *summer) (bool, error) {
+	return d.checkAt(ctx, ref, f, info, parts, func(int64) {})
 }
 
 // checkAt tells pause of bytes as they are read.
-func (d *Dir) checkAt(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo, pause func(n int64)) (bool, error) {
+func (d *Dir) checkAt(ctx context.Context, ref Ref, f *os.File, info fs.FileInfo, parts *summer, pause func(n int64)) (bool, error) {
 	sum, r := sha256.New(), io.NewSectionReader(f, 0, info.Size())
+	to := io.Writer(sum)
+	if parts != nil {
+		to = io.MultiWriter(sum, parts)
+	}
 	for {
 		if ctx.Err() != nil {
 			return false, nil
 		}
-		n, err := io.CopyN(sum, r, 4<<20)
+		n, err := io.CopyN(to, r, 4<<20)
 		pause(n)
 		if errors.Is(err, io.EOF) {
 			break

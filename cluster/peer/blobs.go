@@ -101,8 +101,18 @@ func (k *keeper) get(w http.ResponseWriter, r *http.Request, who Who) error {
 	if err != nil {
 		return err
 	}
-	if err := k.mayRead(who, l, ref, r.Method == http.MethodGet); err != nil {
+	asks := r.Method == http.MethodHead || q.Has("part") // only what is here
+	if err := k.mayRead(who, l, ref, !asks); err != nil {
 		return err
+	}
+	switch size, _ := k.store.Has(r.Context(), ref); {
+	case r.Method == http.MethodHead:
+	case q.Has("part"):
+		return k.part(r.Context(), w, ref, q)
+	case q.Has("from"):
+		return k.rest(w, ref, q)
+	case q.Has("list") && blob.SumBytes(size) > 0:
+		return k.list(w, r, ref, size)
 	}
 	if r.Method == http.MethodHead {
 		size, ok := k.store.Has(r.Context(), ref)
@@ -128,11 +138,14 @@ func (k *keeper) put(w http.ResponseWriter, r *http.Request, who Who) error {
 	if err != nil {
 		return err
 	}
-	body := io.Reader(r.Body)
+	rest := r.URL.Query().Has("from")
+	body := io.Reader(arriving{r.Body, http.NewResponseController(w)})
 	switch {
 	case who.Core:
+	case l.Worker == "" && rest:
+		return cluster.Errorf(cluster.Forbidden, "node %s holds no job that has made this file", who.Name)
 	case l.Worker == "":
-		body = http.MaxBytesReader(w, r.Body, maxCaps)
+		body = http.MaxBytesReader(w, io.NopCloser(body), maxCaps)
 	case !who.Holds(l.Worker):
 		return cluster.Errorf(cluster.Forbidden, "worker %s is not one of node %s", l.Worker, who.Name)
 	default:
@@ -141,17 +154,17 @@ func (k *keeper) put(w http.ResponseWriter, r *http.Request, who Who) error {
 			return err
 		}
 	}
+	if rest {
+		return k.putRest(w, r, body, who)
+	}
 	ref, size, err := k.store.Put(r.Context(), body, r.ContentLength)
 	if err != nil {
 		return err
 	}
-	raw, err := cluster.Marshal(kept{ref, size})
-	if err != nil {
-		return fmt.Errorf("write the answer: %w", err)
-	}
-	_, _ = w.Write(raw) // the sender asks again when it does not hear
-	return nil
+	return answerKept(w, kept{ref, size})
 }
+
+// kept is what a node says that it has; without a name it has only so much of it.
 
 type kept struct {
 	Ref  cluster.Ref `cbor:"1,keyasint"`
@@ -167,6 +180,7 @@ var errStill = cluster.Errorf(cluster.Unavailable, "the machine at the other end
 // moving ends a transfer that stands still.
 type moving struct {
 	io.Reader
+	node  cluster.NodeID // that is read from; "": it is a file here
 	timer *time.Timer
 	end   context.CancelCauseFunc
 	close func() error // of what is read; nil if that is not ours
@@ -185,10 +199,16 @@ func (m *moving) Read(p []byte) (int, error) {
 	if n > 0 {
 		m.timer.Reset(stillFor)
 	}
-	if why := m.why(); err != nil && !errors.Is(err, io.EOF) && why != nil {
-		err = why
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, err
 	}
-	return n, err
+	if why := m.why(); why != nil {
+		return n, why
+	}
+	if m.node == "" {
+		return n, err
+	}
+	return n, &unreached{m.node, err}
 }
 
 func (m *moving) Close() (err error) {
@@ -200,17 +220,21 @@ func (m *moving) Close() (err error) {
 	return err
 }
 
-// fetchBlob reads a blob of another node. The caller checks its digest.
-func (c *Client) fetchBlob(ctx context.Context, node cluster.NodeID, ref cluster.Ref, l jobs.Lease) (io.ReadCloser, int64, error) {
+// getBlob asks another node for a blob, or about it, as params say: names and
+// values by turns. The body must be closed; what it says must be checked.
+func (c *Client) getBlob(ctx context.Context, node cluster.NodeID, ref cluster.Ref, l jobs.Lease, params ...string) (*http.Response, io.ReadCloser, error) {
 	q := leaseQuery(l)
 	q.Set("ref", string(ref))
+	for i := 0; i+1 < len(params); i += 2 {
+		q.Set(params[i], params[i+1])
+	}
 	ctx, m := whileMoving(ctx)
 	r, err := c.send(ctx, node, http.MethodGet, verbBlob, "?"+q.Encode(), nil)
 	if err != nil {
-		return nil, 0, errors.Join(err, m.Close())
+		return nil, nil, errors.Join(err, m.Close())
 	}
-	m.Reader, m.close = r.Body, r.Body.Close
-	return m, r.ContentLength, nil
+	m.node, m.Reader, m.close = node, r.Body, r.Body.Close
+	return r, m, nil
 }
 
 // hasBlob asks another node for a blob's size.
@@ -226,17 +250,25 @@ func (c *Client) hasBlob(ctx context.Context, node cluster.NodeID, ref cluster.R
 	return r.ContentLength, r.Body.Close()
 }
 
-// sendBlob has another node keep a blob, and returns what it kept.
-func (c *Client) sendBlob(ctx context.Context, node cluster.NodeID, f blob.File, l jobs.Lease) (cluster.Ref, error) {
-	address := "http://" + string(node) + "/peer/" + string(verbBlob) + "?" + leaseQuery(l).Encode()
+// sendBlob has another node keep a blob, and returns what it kept. list is that
+// of a large one.
+func (c *Client) sendBlob(ctx context.Context, node cluster.NodeID, ref cluster.Ref, f blob.File, list blob.Chunks, l jobs.Lease) (cluster.Ref, error) {
+	if list.Size > 0 {
+		return c.sendLarge(ctx, node, ref, f, list, l)
+	}
+	return c.putBlob(ctx, node, leaseQuery(l), io.NewSectionReader(f, 0, f.Size()), f.Size())
+}
+
+func (c *Client) putBlob(ctx context.Context, node cluster.NodeID, q url.Values, body io.Reader, size int64) (cluster.Ref, error) {
+	address := "http://" + string(node) + "/peer/" + string(verbBlob) + "?" + q.Encode()
 	ctx, m := whileMoving(ctx)
 	defer m.Close()
-	m.Reader = io.NewSectionReader(f, 0, f.Size())
+	m.Reader = body
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, address, io.NopCloser(m))
 	if err != nil {
 		return "", fmt.Errorf("write the request %s: %w", verbBlob, err)
 	}
-	req.ContentLength = f.Size() // the keeper sets that much aside
+	req.ContentLength = size // the keeper sets that much aside
 	r, err := c.do(req, node, verbBlob)
 	if err != nil {
 		return "", err
@@ -258,38 +290,6 @@ type Keepers func() []cluster.NodeID
 
 // errAway is not NotFound: the table names the blob, so some machine has it.
 var errAway = cluster.Errorf(cluster.Unavailable, "no machine that is there has this file's bytes; they come back with the machine that has")
-
-// fetchInto copies a blob from the first keeper that has it into a store,
-// which checks its digest by naming it.
-func (c *Client) fetchInto(ctx context.Context, to blob.Store, from []cluster.NodeID, ref cluster.Ref, l jobs.Lease) error {
-	err := error(errAway)
-	for _, node := range from {
-		body, size, ferr := c.fetchBlob(ctx, node, ref, l)
-		switch {
-		case cluster.CodeOf(ferr) == cluster.NotFound:
-			continue // not here: what another says of it counts
-		case ferr != nil:
-			err = ferr
-			continue
-		}
-		got, _, perr := to.Put(ctx, body, size)
-		if cerr := body.Close(); perr == nil {
-			perr = cerr
-		}
-		switch {
-		case perr != nil:
-			err = fmt.Errorf("fetch a blob from %s: %w", node, perr)
-		case got != ref:
-			err = cluster.Errorf(cluster.Internal, "node %s has other bytes under the name %s", node, ref.Short())
-		default:
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return err
-}
 
 // Depot brings bytes between a node whose disk does not count and those that
 // keep them. It is the gpu role's Depot.
@@ -313,13 +313,19 @@ func (d *Depot) Keep(ctx context.Context, l jobs.Lease, ref cluster.Ref) error {
 		return err
 	}
 	defer f.Close()
+	var list blob.Chunks
+	if blob.SumBytes(f.Size()) > 0 {
+		if list, err = d.Local.Chunks(ctx, ref, nil); err != nil {
+			return err
+		}
+	}
 	err = errNoKeeper
 	copies, full := 0, error(nil)
 	for _, node := range d.Keepers() {
 		if copies == 2 || ctx.Err() != nil {
 			break
 		}
-		got, serr := d.Client.sendBlob(ctx, node, f, l)
+		got, serr := d.Client.sendBlob(ctx, node, ref, f, list, l)
 		switch code := cluster.CodeOf(serr); {
 		case serr == nil && got == ref:
 			copies++

@@ -7,10 +7,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +57,22 @@ func Noise(seed uint64, n int) []byte {
 		raw[i] = byte(r.Uint32())
 	}
 	return raw
+}
+
+// Large makes a large blob of n bytes, and what its chunks are.
+func Large(seed uint64, n int) (raw []byte, ref blob.Ref, list blob.Chunks) {
+	raw = make([]byte, n)
+	noise := Noise(seed, 1<<20)
+	for i := 0; i < n; i += len(noise) { // each MiB is another one
+		binary.LittleEndian.PutUint64(noise, uint64(i)) //nolint:gosec // it is not negative
+		copy(raw[i:], noise)
+	}
+	list.Size = int64(n)
+	for part := range slices.Chunk(raw, blob.Chunk) {
+		sum := sha256.Sum256(part)
+		list.Sums = append(list.Sums, sum[:]...)
+	}
+	return raw, Digest(raw), list
 }
 
 // Expect opens a blob and compares it whole.
