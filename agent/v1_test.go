@@ -47,7 +47,7 @@ func TestImportNeverReplacesWhatIsSavedMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im := &v1Import{core: &core{machine: log.machine}, blobs: blobs, propose: peer.Proposals{Log: log}, template: func(string) []byte { return nil }}
+	im := &v1Import{core: &core{machine: log.machine}, blobs: blobs, propose: peer.Proposals{Log: log}, template: func(string) []byte { return nil }, mark: "v1"}
 	if _, err := im.commit(t.Context(), &state.Noop{}); err != nil {
 		t.Fatal(err)
 	}
