@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,7 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/ahelme/comfyume/cluster"
+	"github.com/ahelme/comfyume/cluster/blob"
 	"github.com/ahelme/comfyume/cluster/jobs"
 	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/backup"
@@ -101,6 +105,9 @@ func drillPlace(ctx context.Context, t backup.Target, log *slog.Logger, key back
 	if err != nil {
 		return nil, err
 	}
+	if err := drillFits(filepath.Dir(scratch), m); err != nil {
+		return nil, err
+	}
 	if err := errors.Join(os.RemoveAll(scratch), os.MkdirAll(scratch, 0o700)); err != nil {
 		return nil, cluster.Errorf(cluster.Unavailable, "the folder %s for the drill cannot be made: %v", scratch, err)
 	}
@@ -126,6 +133,18 @@ func drillPlace(ctx context.Context, t backup.Target, log *slog.Logger, key back
 	}
 	d.Seconds = time.Since(begin).Seconds()
 	return d, nil
+}
+
+// drillFits refuses a drill that would fill the disk up to where it takes nothing new.
+func drillFits(dir string, m *backup.Manifest) error {
+	free, total, err := blob.Space(dir)
+	if err != nil {
+		return fmt.Errorf("ask for the free space of %s: %w", dir, err)
+	}
+	if keep := total / 100 * (100 - blob.NewUntil); free-m.Bytes() < keep {
+		return cluster.Errorf(cluster.NoSpace, "a drill writes %s for a while, and the disk of %s has room for %s: free some, or prove a restore on another machine with backup restore --plain", humanize.Bytes(uint64(m.Bytes())), dir, humanize.Bytes(uint64(max(0, free-keep)))) //nolint:gosec // not negative
+	}
+	return nil
 }
 
 // everything are all files of a backup: those that people have names for, and what

@@ -17,7 +17,7 @@ type metrics struct {
 	health *health
 	space  func() *ui.Space
 
-	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk, diskFree, diskFull, files, missing, damaged, scrubbed, atRisk *prometheus.Desc
+	info, jobs, online, people, workers, nodes, ready, check, checkAge, index, copied, leads, voters, writable, disk, diskFree, diskFull, files, missing, damaged, scrubbed, atRisk, made, proven, kept *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -48,6 +48,9 @@ func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, space fu
 		damaged:  desc("files_damaged_total", "Files that were found damaged when they were read again."),
 		scrubbed: desc("files_scrubbed_timestamp_seconds", "When every file had been read again last, since 1970; 0 = never."),
 		atRisk:   desc("files_at_risk_current", "Files that are on one machine only, as far as this node knows."),
+		made:     desc("backup_last_success_timestamp_seconds", "When the last whole backup was made, since 1970; 0 = none yet.", "place"),
+		proven:   desc("backup_last_proven_restore_timestamp_seconds", "When a drill last brought everything back, since 1970; 0 = never.", "place"),
+		kept:     desc("backup_in_order", "1 when the backups of a place are in order.", "place"),
 		diskFree: desc("disk_free_bytes", "What is free of the state folder's disk."),
 		diskFull: desc("disk_full_seconds", "Until the state folder's disk is 90 % full if it grows on as in the last hours, +Inf = it does not grow."),
 	}
@@ -61,7 +64,7 @@ func newMetrics(reg prometheus.Registerer, source ui.Source, h *health, space fu
 
 // Describe lists the figures.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk, m.diskFree, m.diskFull, m.files, m.missing, m.damaged, m.scrubbed, m.atRisk} {
+	for _, d := range []*prometheus.Desc{m.info, m.jobs, m.online, m.people, m.workers, m.nodes, m.ready, m.check, m.checkAge, m.index, m.copied, m.leads, m.voters, m.writable, m.disk, m.diskFree, m.diskFull, m.files, m.missing, m.damaged, m.scrubbed, m.atRisk, m.made, m.proven, m.kept} {
 		ch <- d
 	}
 }
@@ -110,6 +113,15 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.voters, float64(v.Head.Voters))
 	gauge(m.writable, number(v.Head.ReadOnly == ""))
 	gauge(m.atRisk, float64(v.Counts.AtRisk))
+	for _, b := range v.Backups {
+		whole := b.Made
+		if b.Missing > 0 {
+			whole = 0
+		}
+		gauge(m.made, float64(whole)/1000, b.Place)
+		gauge(m.proven, float64(b.Proven)/1000, b.Place)
+		gauge(m.kept, number(b.Problem == ""), b.Place)
+	}
 	m.collectDisk(ch, gauge)
 }
 

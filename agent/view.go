@@ -146,12 +146,17 @@ func (v *view) head(s consensus.Status, all []heardOf) ui.Head {
 
 // backups are all places of backups, as the nodes that keep them there see them.
 func (v *view) backups(all []heardOf) (out []ui.Backup) {
+	had := map[string]bool{}
 	for _, h := range all {
 		for _, b := range h.Backups {
 			b.Node = h.Member.Name
 			if v.now().Sub(h.at) > fresh {
 				b.Problem = "node " + b.Node + " is silent"
 			}
+			if had[b.Place] { // two machines keep them there
+				b.Place += " (" + b.Node + ")"
+			}
+			had[b.Place] = true
 			out = append(out, b)
 		}
 	}

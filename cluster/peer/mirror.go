@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ahelme/comfyume/cluster"
@@ -221,8 +222,33 @@ func (m *Mirror) want(ctx context.Context, ch cluster.Change) bool {
 	return len(m.missing) > 0
 }
 
-// copy fetches what is missing, one after the other: a link carries one
-// transfer faster than two.
+// backAtOnce is how many files are brought back from backups at the same time: with a
+// bucket most of the time goes into waiting.
+const backAtOnce = 6
+
+// atOnce is how many files are copied at the same time. From another node it is one
+// after the other: a link carries one transfer faster than two.
+func (m *Mirror) atOnce() int {
+	if m.cfg.Last != nil && len(m.cfg.Others()) == 0 {
+		return backAtOnce
+	}
+	return 1
+}
+
+func (m *Mirror) copyOne(ctx context.Context, ref cluster.Ref) {
+	if _, here := m.cfg.Local.Has(ctx, ref); !here {
+		if err := m.fetch(ctx, ref); err != nil {
+			m.log.Debug("a file cannot be copied here yet", "ref", ref.Short(), "err", err)
+			return
+		}
+	}
+	m.mu.Lock()
+	delete(m.missing, ref)
+	m.here[ref] = true
+	m.mu.Unlock()
+}
+
+// copy fetches what is missing.
 func (m *Mirror) copy(ctx context.Context, wake <-chan struct{}) {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
@@ -233,22 +259,15 @@ func (m *Mirror) copy(ctx context.Context, wake <-chan struct{}) {
 			refs = append(refs, ref)
 		}
 		m.mu.Unlock()
+		var group errgroup.Group
+		group.SetLimit(m.atOnce())
 		for _, ref := range refs {
 			if ctx.Err() != nil {
-				return
+				break
 			}
-			_, here := m.cfg.Local.Has(ctx, ref)
-			if !here {
-				if err := m.fetch(ctx, ref); err != nil {
-					m.log.Debug("a file cannot be copied here yet", "ref", ref.Short(), "err", err)
-					continue
-				}
-			}
-			m.mu.Lock()
-			delete(m.missing, ref)
-			m.here[ref] = true
-			m.mu.Unlock()
+			group.Go(func() error { m.copyOne(ctx, ref); return nil })
 		}
+		_ = group.Wait() // none of them fails
 		select {
 		case <-ctx.Done():
 		case <-wake:
