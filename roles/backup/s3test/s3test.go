@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -17,7 +18,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -40,8 +40,16 @@ type Server struct {
 // build makes the server's program once; its versions and digests stand in
 // deploy/s3test.
 var build = sync.OnceValues(func() (string, error) {
-	_, here, _, _ := runtime.Caller(0)
-	repo := filepath.Join(filepath.Dir(here), "..", "..", "..")
+	repo, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for !exists(filepath.Join(repo, "deploy", "s3test", "go.mod")) { // a test runs in its package's folder
+		if filepath.Dir(repo) == repo {
+			return "", errors.New("deploy/s3test is in no folder above")
+		}
+		repo = filepath.Dir(repo)
+	}
 	path := filepath.Join(repo, "bin", "versitygw")
 	made, err := os.Stat(path)
 	wanted, werr := os.Stat(filepath.Join(repo, "deploy", "s3test", "go.sum"))
@@ -55,6 +63,11 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 // Start runs a server until the test ends.
 func Start(t testing.TB) *Server {
