@@ -58,12 +58,12 @@ tests() {
 	stage build-three-platforms cross
 	# The whole-process and browser tests time out under the race detector's
 	# load on two cores; the agent binary they drive is built without it.
-	units=$(go list ./... | grep -v -e /agent/doortest -e /agent/browsertest)
+	units=$(go list ./... | grep -v -e /agent/doortest -e /agent/browsertest -e /agent/comfyume-agent)
 	# shellcheck disable=SC2046,SC2086
 	stage unit-and-system-tests go test $(race) -timeout 15m $units
 	stage isolation env COMFYUME_STORM=10000 go test -count=1 -timeout 5m -v -run '^TestNobodyReachesAnothersThings$' ./roles/gateway
 	export COMFYUME_AGENT_BIN="$PWD/bin/comfyume-agent"
-	stage whole-process-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/doortest
+	stage whole-process-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/doortest ./agent/comfyume-agent
 	stage browser-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/browsertest
 	stage chaos chaos
 }
