@@ -216,6 +216,51 @@ func TestSecretsLeaveTheMachineEncrypted(t *testing.T) {
 	})
 }
 
+// A backup of the first form, with a table that is not encrypted, is still read, and
+// the folder goes on with encrypted ones once it has a lock.
+func TestFirstFormIsStillRead(t *testing.T) {
+	path := t.TempDir()
+	p := place{target: target(t, "dir:"+path), path: path}
+	film := "a film"
+	ref := sha([]byte(film))
+	for name, text := range map[string]string{
+		"comfyume-backup.json":         `{"schema_version":1,"workshops":["w1"]}`,
+		"blobs/" + ref[:2] + "/" + ref: film,
+		"tables/7-0123.table":          "the table",
+		"manifests/20260101T000000Z-7.json": fmt.Sprintf(`{"schema_version":1,"name":"20260101T000000Z-7","workshop":"w1","node":"mello","made":"2026-01-01T00:00:00Z","index":7,
+			"table":{"file":"7-0123.table","sha256":%q,"bytes":9},"blobs":[{"sha256":%q,"bytes":6}],"files":[{"path":"user001/output/a.mp4","sha256":%q}]}`, sha([]byte("the table")), ref, ref),
+	} {
+		if err := os.MkdirAll(filepath.Dir(p.file(name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p.file(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := p.vault(t).Run(t.Context(), newShop(t))
+	code(t, err, cluster.NotFound, "backup init")
+	v, key := prepared(t, p)
+	m, err := v.Find(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := v.OpenTable(t.Context(), m, backup.Key{}); err != nil || string(raw) != "the table" {
+		t.Errorf("%q, %v", raw, err)
+	}
+	if bad, err := v.Verify(t.Context(), m); err != nil || len(bad) > 0 {
+		t.Errorf("%v, %v", bad, err)
+	}
+	if m, err = v.Run(t.Context(), newShop(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.OpenTable(t.Context(), m, key); err != nil {
+		t.Error(err)
+	}
+	if all, err := v.List(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("%d backups, %v", len(all), err)
+	}
+}
+
 // A lock that somebody else put into the place gets nothing.
 func TestForeignLockGetsNothing(t *testing.T) {
 	s := newShop(t)

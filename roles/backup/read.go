@@ -101,7 +101,11 @@ func (v *Vault) manifest(ctx context.Context, name string) (*Manifest, error) {
 		return nil, err
 	}
 	var m Manifest
-	if err := json.Unmarshal(raw, &m); err != nil || !m.sound() || m.Name != name {
+	err = json.Unmarshal(raw, &m)
+	if m.Schema == 1 && m.Table.File == path.Base(m.Table.File) { // made before tables were encrypted
+		m.Schema, m.Table.File = schema, tables+m.Table.File
+	}
+	if err != nil || !m.sound() || m.Name != name {
 		return nil, cluster.Errorf(cluster.Invalid, "the manifest %s cannot be read", name)
 	}
 	return &m, nil
@@ -169,6 +173,9 @@ func (v *Vault) open(ctx context.Context, what string, o *Object, k Key) ([]byte
 	}
 	if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != o.SHA256 {
 		return nil, cluster.Errorf(cluster.Internal, "%s is damaged: take another backup (backup ls)", what)
+	}
+	if !strings.HasSuffix(o.File, sealedEnd) {
+		return raw, nil
 	}
 	r, err := unseal(bytes.NewReader(raw), k)
 	if err != nil {

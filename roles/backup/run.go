@@ -88,7 +88,7 @@ func (v *Vault) table(ctx context.Context, from Source, known marker) (*Manifest
 func (v *Vault) object(ctx context.Context, prefix string, raw []byte) (*Object, error) {
 	sum := sha256.Sum256(raw)
 	digest := hex.EncodeToString(sum[:])
-	o := &Object{File: prefix + digest[:16] + ".age", SHA256: digest, Bytes: int64(len(raw))}
+	o := &Object{File: prefix + digest[:16] + sealedEnd, SHA256: digest, Bytes: int64(len(raw))}
 	return o, v.shelf.Put(ctx, o.File, bytes.NewReader(raw), o.Bytes, digest)
 }
 

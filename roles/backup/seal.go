@@ -47,6 +47,9 @@ func (k Key) Lock() string {
 // IsZero reports whether it is no key.
 func (k Key) IsZero() bool { return k.id == nil }
 
+// sealedEnd is how names of encrypted objects end.
+const sealedEnd = ".age"
+
 // seal encrypts what is written, so that only the key of the lock opens it.
 func seal(to io.Writer, lock string) (io.WriteCloser, error) {
 	r, err := age.ParseX25519Recipient(lock)
