@@ -131,7 +131,8 @@ func TestSecondDeviceAtAGatewayThatIsBehind(t *testing.T) {
 	w.log.replay(m)
 	second.waitFor("executing p1 null")
 	want := []string{"status 0", "feature_flags", "status 1", "executing p1 9", "executed p1 9", "execution_success p1", "status 0", "executing p1 null"}
-	if d := cmp.Diff(want, texts(second.all())); d != "" {
+	// The number of waiting jobs may be told again while the table catches up.
+	if d := cmp.Diff(want, slices.Compact(texts(second.all()))); d != "" {
 		t.Error(d)
 	}
 }
