@@ -102,6 +102,7 @@ func (a *Agent) startGateway(ctx context.Context) error {
 		PriorityUser: cluster.User(a.cfg.UserPrefix + "001"),
 		NodeDocs:     docs, OfficialTemplates: official,
 		NodeWeb: a.cfg.NodeWeb, GPUs: a.swarm.gpus, Turns: a.swarm.turns, Quota: core.quota, Room: core.room(a.swarm.blobs), Take: a.swarm.blobs.Take,
+		Bound:    func(u cluster.User) int64 { return core.machine.Settings().Quota(u).Bytes },
 		KeepTemp: a.cfg.RetainTemp, KeepOutputs: a.cfg.RetainOutputs,
 		MaxWaiting: a.cfg.MaxQueueDepth, MaxBody: int(a.cfg.MaxBody), Logger: a.cfg.Logger,
 	})

@@ -71,7 +71,7 @@ func TestDiskIsFullAndNobodyNotices(t *testing.T) { // predecessor 61
 // does so, and goes on.
 func TestDiskQuotaSaysWhatToRemove(t *testing.T) {
 	const bound = 40_000
-	w := open(t, options{visited: true, room: func(w *world, u cluster.User, n int64) (err error) {
+	w := open(t, options{visited: true, bound: func(cluster.User) int64 { return bound }, room: func(w *world, u cluster.User, n int64) (err error) {
 		w.machine.Files(func(t *files.Table) {
 			if used := t.Used(u); used.Total()+n > bound {
 				err = used.Over(u, n, bound)
@@ -96,7 +96,7 @@ func TestDiskQuotaSaysWhatToRemove(t *testing.T) {
 
 	page := w.get(ann, "/user001/workshop/files").want(t, 200).body
 	picked := regexp.MustCompile(`name="file" value="([^"]*big.png)"`).FindStringSubmatch(page)
-	if picked == nil || strings.Contains(page, "more.png") {
+	if picked == nil || strings.Contains(page, "more.png") || !strings.Contains(page, "You use 41 kB of the 40 kB that you may have") {
 		t.Fatalf("the page of files: %s", page)
 	}
 	form := url.Values{"file": {picked[1], "nonsense"}}.Encode()

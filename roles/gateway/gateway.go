@@ -95,6 +95,9 @@ type Config struct {
 	// Room refuses, with NoSpace or Quota, a user's new work that may store n bytes
 	// more. Nil: there is room.
 	Room func(u cluster.User, n int64) error
+	// Bound is how many bytes a user's files may take, 0 = as many as there is room
+	// for. Nil: 0.
+	Bound func(cluster.User) int64
 	// Take keeps an upload. It is Put of Blobs, but may leave room for what runs.
 	// Nil: Put.
 	Take func(ctx context.Context, r io.Reader, size int64) (blob.Ref, int64, error)

@@ -91,7 +91,7 @@ var pages = htmltemplate.Must(htmltemplate.New("pages").Parse(`{{define "head"}}
 {{define "waiting"}}{{template "head" "My place in the queue"}}<h1>My jobs</h1>
 {{range .Rows}}<p title="{{.Prompt}}">{{.Words}}</p>{{else}}<p>None of your jobs waits or runs.</p>{{end}}<p>In the whole workshop {{.Waiting}} jobs wait and {{.Running}} run.</p></body></html>{{end}}
 {{define "files"}}{{template "head" "My files"}}<h1>My files</h1>
-<p>You use {{.Total}}: results {{.Results}}, uploads {{.Uploads}}, documents {{.Documents}}. What is removed here is gone for good; workflows stay.</p>
+<p>You use {{.Total}}{{with .Bound}} of the {{.}} that you may have{{end}}: results {{.Results}}, uploads {{.Uploads}}, documents {{.Documents}}. What is removed here is gone for good; workflows stay.</p>
 <form method="post" action="{{.Action}}"><table>{{range .Rows}}<tr><td><input type="checkbox" name="file" value="{{.Value}}" aria-label="{{.Name}}"></td><td><a href="{{.Link}}">{{.Name}}</a></td><td>{{.Kind}}</td><td>{{.Size}}</td><td>{{.Day}}</td></tr>{{else}}<tr><td>You have no results and uploads.</td></tr>{{end}}</table>
 {{if .More}}<p>The largest are shown; there are {{.More}} more.</p>{{end}}{{if .Rows}}<p><button>Remove what is ticked</button></p>{{end}}</form></body></html>{{end}}
 {{define "health"}}{{template "head" "Health"}}<h1>{{if .Ready}}The workshop is open{{else}}The workshop is not ready{{end}}</h1>

@@ -39,8 +39,15 @@ func (g *Gateway) filesPage(c *call) {
 		link := url.Values{"filename": {f.Place.Name}, "subfolder": {f.Place.Subfolder}, "type": {string(f.Place.Area)}}
 		rows = append(rows, myFile{valueOf(f), name, kind, humanize.Bytes(uint64(max(0, f.Size))), time.UnixMilli(f.Created).UTC().Format(time.DateOnly), "/" + string(c.user) + "/view?" + link.Encode()})
 	}
+	bound := ""
+	if g.cfg.Bound != nil {
+		if n := g.cfg.Bound(c.user); n > 0 {
+			bound = humanize.Bytes(uint64(n))
+		}
+	}
 	g.page(c.RequestCtx, "files", map[string]any{
-		"Rows": rows, "More": len(all) - len(rows), "Action": "/" + string(c.user) + "/workshop/files", "Total": humanize.Bytes(uint64(used.Total())),
+		"Bound": bound,
+		"Rows":  rows, "More": len(all) - len(rows), "Action": "/" + string(c.user) + "/workshop/files", "Total": humanize.Bytes(uint64(used.Total())),
 		"Results": humanize.Bytes(uint64(used.Outputs)), "Uploads": humanize.Bytes(uint64(used.Inputs)), "Documents": humanize.Bytes(uint64(used.Docs)),
 	})
 }

@@ -74,6 +74,7 @@ type options struct {
 	free           func() int64 // of a disk of 1000 MiB; nil: there is room
 	keepOutputs    time.Duration
 	room           func(w *world, u cluster.User, n int64) error
+	bound          func(cluster.User) int64
 }
 
 // space is the disk of a world.
@@ -232,7 +233,7 @@ func open(t testing.TB, o options) *world {
 		Admin:   func(string) http.Handler { return admin },
 		Health:  health,
 		Replica: o.replica,
-		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns, Room: room, Take: w.blobs.Take, KeepOutputs: o.keepOutputs,
+		NodeWeb: o.nodeWeb, NodeDocs: o.docs, OfficialTemplates: o.official, GPUs: o.gpus, Now: o.now, Turns: o.turns, Room: room, Take: w.blobs.Take, Bound: o.bound, KeepOutputs: o.keepOutputs,
 		PriorityUser: ann, MaxWaiting: o.maxWaiting, MaxBody: o.maxBody, MaxUpload: o.maxUpload, Logger: logger,
 	})
 	if err != nil {
