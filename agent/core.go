@@ -33,7 +33,6 @@ type core struct {
 	forming    *forming
 	membership *membership
 	steward    *queue.Steward
-	twins      twins
 	mirror     *peer.Mirror // nil on a node that keeps no blobs
 	sweep      *peer.Sweep  // nil likewise
 	scrub      *peer.Scrub  // nil likewise
@@ -150,7 +149,6 @@ func closedAs(ctx context.Context, err error) error {
 func (c *core) serve(s *swarm) {
 	c.forming.serve(s.server)
 	c.membership.serve(s.server)
-	c.twins.serve(s.server)
 	serveImage(s.server, c.raft)
 	peer.Handle(s.server, verbTransfer, peer.CoreOnly, func(ctx context.Context, _ peer.Who, to string) (struct{}, error) {
 		if !c.raft.Leads() {

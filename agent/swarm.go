@@ -52,6 +52,7 @@ type swarm struct {
 	core    *core                         // nil on a node that only runs jobs
 	guest   *guest                        // nil on a core node
 
+	twins    twins
 	report   func() report                       // what this node says of itself; set by the agent
 	last     keptFile                            // what no other node has; set by the agent
 	pages    atomic.Pointer[func(jobs.Event)]    // this node's own; nil without a gateway
@@ -78,6 +79,7 @@ func newSwarm(cfg *Config, network tailnet.Network, self cluster.Member) (*swarm
 	})
 	s.client = peer.NewClient(s.gate)
 	s.server = peer.NewServer(s.gate, func() cluster.NodeID { return s.leader() }, cfg.Logger)
+	s.twins.serve(s.server)
 	s.client.Local(s.server, peer.Who{Node: self.ID, Name: self.Name, Core: cfg.Core(), GPU: true})
 	if cfg.Core() {
 		if err = openCore(s); err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +82,22 @@ func (t *twins) serve(s *peer.Server) {
 	})
 }
 
+// others are all other machines of the workshop that are there, whatever they do.
+func (s *swarm) others(ctx context.Context) (out []cluster.NodeID) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	all, err := s.reach.peers(ctx)
+	if err != nil {
+		return nil // asked again soon
+	}
+	for _, p := range all {
+		if p.Online && (slices.Contains(p.Tags, cluster.TagCore) || slices.Contains(p.Tags, cluster.TagGPU)) {
+			out = append(out, p.ID)
+		}
+	}
+	return out
+}
+
 // watchTwins asks the other nodes whether this one is there twice. The later one
 // stops: the earlier one has the connections, and people's work.
 func (a *Agent) watchTwins(ctx context.Context) error {
@@ -88,7 +105,7 @@ func (a *Agent) watchTwins(ctx context.Context) error {
 	tick := time.NewTicker(twinEvery)
 	defer tick.Stop()
 	for {
-		for _, id := range a.swarm.otherCores() {
+		for _, id := range a.swarm.others(ctx) {
 			one, cancel := context.WithTimeout(ctx, greetWithin)
 			err := a.swarm.client.Call(one, id, verbTwin, me, nil)
 			cancel()

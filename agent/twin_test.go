@@ -8,26 +8,31 @@ import (
 	"github.com/ahelme/comfyume/cluster"
 )
 
-// The nodes that hold the table answer whoever is there twice, machines that only run
-// jobs as well.
+// Whoever is there twice is told so by any other machine: one that only runs jobs by
+// the gateway, the only gateway by one that only runs jobs.
 func TestTwinIsTold(t *testing.T) {
 	inVirtualTime(t, func(s *shop) {
 		a := s.start("a", "queue,gateway")
 		s.settled(1, 1)
 		gpu := s.start("verda", "gpu")
 		s.until("it to join", 20*time.Second, func() bool { return gpu.lineage().Cluster != "" })
-		ask := func(p presence) cluster.Code {
-			defer time.Sleep(twinEvery) // the bubble's time
-			return cluster.CodeOf(gpu.client.Call(context.Background(), a.self.ID, verbTwin, p, nil))
-		}
 		old, young := presence{"old", 100}, presence{"young", 200}
-		for _, p := range []presence{old, young, old} {
-			if code := ask(p); code != "" {
-				t.Errorf("%s is answered %s", p.Mark, code)
+		for who, call := range map[string]func(p presence) error{
+			"a machine that only runs jobs": func(p presence) error { return gpu.client.Call(context.Background(), a.self.ID, verbTwin, p, nil) },
+			"the only gateway":              func(p presence) error { return a.client.Call(context.Background(), gpu.self.ID, verbTwin, p, nil) },
+		} {
+			ask := func(p presence) cluster.Code {
+				defer time.Sleep(twinEvery) // the bubble's time
+				return cluster.CodeOf(call(p))
 			}
-		}
-		if code := ask(young); code != cluster.Conflict {
-			t.Errorf("the later one is answered %q", code)
+			for _, p := range []presence{old, young, old} {
+				if code := ask(p); code != "" {
+					t.Errorf("%s: %s is answered %s", who, p.Mark, code)
+				}
+			}
+			if code := ask(young); code != cluster.Conflict {
+				t.Errorf("%s: the later one is answered %q", who, code)
+			}
 		}
 	})
 }
