@@ -18,6 +18,7 @@ import (
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
+	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/backup"
 )
 
@@ -200,6 +201,21 @@ func (a *Agent) bringBack(ctx context.Context) error {
 }
 
 func putBack(ctx context.Context, c *core, path string) error {
+	// A log takes no image before its first entries are applied: one of our own that
+	// went through says that they are.
+	for {
+		try, cancel := context.WithTimeout(ctx, confirmWithin)
+		_, err := c.propose.Propose(try, &state.Noop{})
+		cancel()
+		if err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retry):
+		}
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
