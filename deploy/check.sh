@@ -63,7 +63,7 @@ tests() {
 	stage unit-and-system-tests go test $(race) -timeout 15m $units
 	stage isolation env COMFYUME_STORM=10000 go test -count=1 -timeout 5m -v -run '^TestNobodyReachesAnothersThings$' ./roles/gateway
 	export COMFYUME_AGENT_BIN="$PWD/bin/comfyume-agent"
-	stage whole-process-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/doortest ./agent/comfyume-agent
+	stage whole-process-tests env CGO_ENABLED=0 go test -trimpath -count=1 -p 1 -timeout 15m -v ./agent/doortest ./agent/comfyume-agent
 	stage browser-tests env CGO_ENABLED=0 go test -trimpath -count=1 -timeout 15m -v ./agent/browsertest
 	stage chaos chaos
 }
