@@ -181,13 +181,10 @@ func prepareBackups(ctx context.Context, b *backups, in asked) (any, error) {
 	if text := messages(failed); text != "" && (len(b.places) == 1 || !slices.Contains(failed, nil)) {
 		return nil, cluster.Errorf(cluster.CodeOf(errors.Join(failed...)), "%s", text)
 	}
-	if err := writeSecret(filepath.Join(b.cfg.StateDir, lockFile), []byte(lock+"\n")); err != nil {
-		return nil, err
-	}
-	b.mu.Lock()
-	b.moved = time.Now()
-	b.mu.Unlock()
-	out := BackupInit{Schema: 1, Places: []string{}, Problem: messages(failed)}
+	// A key that was made is shown whatever else goes wrong: it is kept nowhere.
+	kept := writeSecret(filepath.Join(b.cfg.StateDir, lockFile), []byte(lock+"\n"))
+	b.change()
+	out := BackupInit{Schema: 1, Places: []string{}, Problem: messages(append(slices.Clone(failed), kept))}
 	for i, p := range b.places {
 		if failed[i] == nil {
 			out.Places = append(out.Places, p.vault.Place())
@@ -201,7 +198,7 @@ func prepareBackups(ctx context.Context, b *backups, in asked) (any, error) {
 
 // prepare makes one place ours.
 func (b *backups) prepare(ctx context.Context, p *backupPlace, lock string, again bool) error {
-	if again {
+	if again { // no key is lost half-way: the place has the new lock or keeps the old one
 		if err := p.vault.Relock(ctx, lock); err != nil && cluster.CodeOf(err) != cluster.NotFound {
 			return err
 		}
@@ -223,12 +220,12 @@ func recoveryKit(cfg *Config, key backup.Key, node string) string {
 	for _, t := range cfg.Keep {
 		specs = append(specs, t.Spec)
 	}
-	fmt.Fprintf(&s, "COMFYUME_KEEP=%q\nCOMFYUME_RECOVERY_KEY=%q\n", strings.Join(specs, ","), key.Text())
+	fmt.Fprintf(&s, "COMFYUME_KEEP=%s\nCOMFYUME_RECOVERY_KEY=%s\n", envQuoted(strings.Join(specs, ",")), envQuoted(key.Text()))
 	if cfg.KeepKeys.ID != "" {
-		fmt.Fprintf(&s, "R2_ACCESS_KEY_ID=%q\nR2_SECRET_ACCESS_KEY=%q\n", cfg.KeepKeys.ID, cfg.KeepKeys.Secret)
+		fmt.Fprintf(&s, "R2_ACCESS_KEY_ID=%s\nR2_SECRET_ACCESS_KEY=%s\n", envQuoted(cfg.KeepKeys.ID), envQuoted(cfg.KeepKeys.Secret))
 	}
 	if cfg.KeepKeys.CA != "" {
-		fmt.Fprintf(&s, "COMFYUME_KEEP_CA=%q\n", cfg.KeepKeys.CA)
+		fmt.Fprintf(&s, "COMFYUME_KEEP_CA=%s\n", envQuoted(cfg.KeepKeys.CA))
 	}
 	return s.String()
 }

@@ -31,8 +31,10 @@ type backups struct {
 	log    *slog.Logger
 	places []*backupPlace
 
-	mu    sync.Mutex
-	moved time.Time // since when something is in no backup; zero = nothing
+	drilling sync.Mutex // one drill at a time: they share a folder
+
+	mu      sync.Mutex
+	changed time.Time // when the workshop last did
 }
 
 // backupPlace is one place of --keep.
@@ -40,8 +42,8 @@ type backupPlace struct {
 	vault *backup.Vault
 
 	mu      sync.Mutex
+	behind  time.Time    // since when something is in no backup here; zero = nothing
 	last    *backup.Head // made by any machine, as far as it is known here
-	seen    time.Time    // when the place was last in order
 	err     error        // of the last try
 	damaged int          // files found damaged by the last reading
 	drill   *backup.Drill
@@ -56,7 +58,7 @@ func (a *Agent) startBackups() error {
 	if len(a.cfg.Keep) == 0 {
 		return nil
 	}
-	b := &backups{cfg: &a.cfg, core: a.swarm.core, node: a.self.Name, log: a.log, moved: time.Now()}
+	b := &backups{cfg: &a.cfg, core: a.swarm.core, node: a.self.Name, log: a.log}
 	lock, err := readOwn(a.cfg.StateDir, lockFile)
 	if err != nil {
 		return err
@@ -68,6 +70,7 @@ func (a *Agent) startBackups() error {
 		}
 		b.places = append(b.places, &backupPlace{vault: v})
 	}
+	b.change() // what there is at a start may be in no backup
 	a.backups.Store(b)
 	a.stack.run("backups", b.run)
 	return nil
@@ -107,11 +110,7 @@ func (b *backups) run(ctx context.Context) error {
 				return
 			}
 			if len(ch.Jobs)+len(ch.Users)+len(ch.Tables) > 0 {
-				b.mu.Lock()
-				if b.moved.IsZero() {
-					b.moved = time.Now()
-				}
-				b.mu.Unlock()
+				b.change()
 			}
 		}
 	})
@@ -136,14 +135,11 @@ func (b *backups) run(ctx context.Context) error {
 // turn makes a backup in each place if one is due, and reads some of it again.
 func (b *backups) turn(ctx context.Context) {
 	b.goOn(ctx)
-	b.mu.Lock()
-	due := !b.moved.IsZero()
-	b.mu.Unlock()
 	for _, p := range b.places {
 		p.mu.Lock()
-		again := p.err != nil || p.damaged > 0
+		due := !p.behind.IsZero() || p.err != nil || p.damaged > 0
 		p.mu.Unlock()
-		if due || again {
+		if due {
 			if _, err := b.make(ctx, p); err != nil && ctx.Err() == nil {
 				b.log.Error("no whole backup was made", "place", p.vault.Place(), "err", err)
 			}
@@ -162,29 +158,51 @@ func (p *backupPlace) look(ctx context.Context) {
 	if derr == nil {
 		p.drill = drill
 	}
-	if err == nil {
-		p.seen = time.Now()
-	}
 	if len(all) > 0 {
 		p.last = &all[0]
 	}
 	p.err = err
 }
 
-// make makes a backup now. Another machine that makes one in the same place is no
-// failure, and its backup counts.
-func (b *backups) make(ctx context.Context, p *backupPlace) (*backup.Manifest, error) {
+// change notes that something is in no backup yet.
+func (b *backups) change() {
+	now := time.Now()
 	b.mu.Lock()
-	moved := b.moved
-	b.moved = time.Time{}
+	b.changed = now
 	b.mu.Unlock()
+	for _, p := range b.places {
+		p.mu.Lock()
+		if p.behind.IsZero() {
+			p.behind = now
+		}
+		p.mu.Unlock()
+	}
+}
+
+// covered notes that a backup of the place has all that was so at a time.
+func (b *backups) covered(p *backupPlace, at time.Time) {
+	b.mu.Lock()
+	changed := b.changed
+	b.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.behind = time.Time{}
+	if !changed.Before(at) {
+		p.behind = changed
+	}
+}
+
+// make makes a backup now. Another machine that makes one in the same place is no
+// failure, and its backup counts, for what it has.
+func (b *backups) make(ctx context.Context, p *backupPlace) (*backup.Manifest, error) {
 	begin := time.Now()
 	m, err := p.vault.Run(ctx, b)
 	if cluster.CodeOf(err) == cluster.Conflict {
 		if all, lerr := p.vault.List(ctx); lerr == nil && len(all) > 0 && time.Since(all[0].Made) < 2*b.cfg.KeepEvery {
 			p.mu.Lock()
-			p.last, p.seen, p.err = &all[0], time.Now(), nil
+			p.last, p.err = &all[0], nil
 			p.mu.Unlock()
+			b.covered(p, all[0].Made)
 			return nil, err
 		}
 	}
@@ -195,17 +213,13 @@ func (b *backups) make(ctx context.Context, p *backupPlace) (*backup.Manifest, e
 		p.last = &h
 	}
 	if err == nil {
-		p.seen, p.damaged = time.Now(), 0
+		p.damaged = 0
 	}
 	p.mu.Unlock()
 	if err != nil {
-		b.mu.Lock()
-		if b.moved.IsZero() {
-			b.moved = moved
-		}
-		b.mu.Unlock()
 		return m, err
 	}
+	b.covered(p, begin)
 	b.log.Info("backup made", "place", p.vault.Place(), "name", m.Name, "files", len(m.Blobs), "bytes", m.Bytes(), "took", time.Since(begin).Round(time.Millisecond))
 	if err := p.vault.Thin(ctx, time.Now()); err != nil {
 		b.log.Warn("old backups were not thinned out", "place", p.vault.Place(), "err", err)
@@ -233,7 +247,12 @@ func (p *backupPlace) reread(ctx context.Context, log *slog.Logger) {
 
 // Write writes the table down. What it names is what it named before or after
 // that: a file that was deleted meanwhile is copied as well.
-func (b *backups) Write(_ context.Context, w io.Writer) (backup.Image, error) {
+func (b *backups) Write(ctx context.Context, w io.Writer) (backup.Image, error) {
+	// A machine that others have left behind has an old table, and a backup of it would
+	// pass for the newest.
+	if err := b.core.caughtUp(ctx); err != nil {
+		return backup.Image{}, fmt.Errorf("find out whether this machine's table is the newest: %w", err)
+	}
 	all := cluster.Change{Tables: map[string]uint64{"all": 1}}
 	refs := b.core.machine.Refs(all)
 	im, body, err := b.core.raft.Snapshot()
@@ -296,17 +315,17 @@ func (b *backups) Open(ctx context.Context, ref cluster.Ref) (blob.File, error) 
 func (b *backups) Secrets() (map[string][]byte, error) { return ownFiles(b.cfg) }
 
 // problem is why a place is not in order, nil when it is.
-func (p *backupPlace) problem(every time.Duration, moved time.Time) error {
+func (p *backupPlace) problem(every time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch late := time.Since(moved); {
+	switch late := time.Since(p.behind); {
 	case p.err != nil:
 		return p.err
 	case p.damaged > 0:
 		return cluster.Errorf(cluster.Internal, "%d files of the backups in %s are damaged; they are copied again with the next one", p.damaged, p.vault.Place())
 	case p.last != nil && p.last.Missing > 0:
 		return cluster.Errorf(cluster.Internal, "%d files are not in the last backup in %s", p.last.Missing, p.vault.Place())
-	case !moved.IsZero() && late > 3*every+time.Minute:
+	case !p.behind.IsZero() && late > 3*every+time.Minute:
 		return cluster.Errorf(cluster.Unavailable, "no backup has been made in %s for %s although the workshop has changed", p.vault.Place(), late.Round(time.Second))
 	case p.drill != nil && !p.drill.Proven():
 		return cluster.Errorf(cluster.Internal, "the last drill did not bring everything back from %s: %s", p.vault.Place(), p.drill)
@@ -320,12 +339,9 @@ func checkBackups(b *backups) check {
 		name: "backup", every: 5 * time.Second, fresh: time.Minute, grave: true,
 		cure: "see what is said; then try again: comfyume-agent backup run",
 		do: func(context.Context) (string, error) {
-			b.mu.Lock()
-			moved := b.moved
-			b.mu.Unlock()
 			var all []error
 			for _, p := range b.places {
-				all = append(all, p.problem(b.cfg.KeepEvery, moved))
+				all = append(all, p.problem(b.cfg.KeepEvery))
 			}
 			if err := errors.Join(all...); err != nil {
 				return "", cluster.Errorf(cluster.Unavailable, "%s", messages(all))
@@ -371,12 +387,9 @@ func (b *backups) words() (out string) {
 
 // states are the places, for pages.
 func (b *backups) states() (out []ui.Backup) {
-	b.mu.Lock()
-	moved := b.moved
-	b.mu.Unlock()
 	for _, p := range b.places {
 		s := ui.Backup{Place: p.vault.Place()}
-		if err := p.problem(b.cfg.KeepEvery, moved); err != nil {
+		if err := p.problem(b.cfg.KeepEvery); err != nil {
 			s.Problem = sentence(err)
 		}
 		p.mu.Lock()

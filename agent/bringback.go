@@ -18,7 +18,6 @@ import (
 
 	"github.com/ahelme/comfyume/cluster"
 	"github.com/ahelme/comfyume/cluster/consensus"
-	"github.com/ahelme/comfyume/cluster/state"
 	"github.com/ahelme/comfyume/roles/backup"
 )
 
@@ -47,14 +46,14 @@ type Prepared struct {
 }
 
 // PrepareRestore makes an empty state folder that of the machine that made a backup
-// (name "" = the newest of the first place that has one), before its first start:
+// (name "" = the newest of all places), before its first start:
 // its place in the network, its passwords, the table. All of it is read and checked
 // before anything is written.
 func PrepareRestore(ctx context.Context, cfg *Config, key backup.Key, name string) (Prepared, error) {
 	if err := emptyFolder(cfg.StateDir); err != nil {
 		return Prepared{}, err
 	}
-	v, m, err := firstBackup(ctx, cfg, name)
+	v, m, err := findBackup(ctx, cfg, name)
 	if err != nil {
 		return Prepared{}, err
 	}
@@ -119,27 +118,37 @@ func emptyFolder(dir string) error {
 	return nil
 }
 
-// firstBackup finds a backup in the first place of --keep that has it.
-func firstBackup(ctx context.Context, cfg *Config, name string) (*backup.Vault, *backup.Manifest, error) {
+// findBackup finds a backup in the places of --keep: of several that fit, the newest.
+// A place that is away does not stand in the way of the others.
+func findBackup(ctx context.Context, cfg *Config, name string) (v *backup.Vault, m *backup.Manifest, err error) {
 	if len(cfg.Keep) == 0 {
 		return nil, nil, cluster.Errorf(cluster.Invalid, "say where the backups are: --keep=dir:FOLDER or --keep=s3:ADDRESS, or the recovery kit with --env-file=KIT")
 	}
-	var all []error
+	var failed []error
 	for _, t := range cfg.Keep {
-		v, err := backup.New(backup.Config{Target: t, Logger: logger(cfg)})
-		var m *backup.Manifest
+		one, err := backup.New(backup.Config{Target: t, Logger: logger(cfg)})
+		var found *backup.Manifest
 		if err == nil {
-			m, err = v.Find(ctx, name)
+			found, err = one.Find(ctx, name)
 		}
-		if err == nil {
-			return v, m, nil
+		if err != nil {
+			failed = append(failed, err)
+			continue
 		}
-		all = append(all, err)
+		if m == nil || found.Made.After(m.Made) {
+			v, m = one, found
+		}
 	}
-	if len(all) == 1 {
-		return nil, nil, all[0]
+	switch {
+	case m != nil:
+		for _, err := range failed {
+			logger(cfg).Warn("a place of backups was not looked at: it may have a newer one", "err", err)
+		}
+		return v, m, nil
+	case len(failed) == 1:
+		return nil, nil, failed[0]
 	}
-	return nil, nil, cluster.Errorf(cluster.NotFound, "%s", messages(all))
+	return nil, nil, cluster.Errorf(cluster.NotFound, "%s", messages(failed))
 }
 
 func logger(cfg *Config) *slog.Logger {
@@ -155,7 +164,7 @@ func restoredSettings(lines []byte, own map[string][]byte, dir string) []byte {
 	for line := range strings.Lines(string(lines)) {
 		for key, name := range map[string]string{"SSL_CERT_PATH": ownCert, "SSL_KEY_PATH": ownKey} {
 			if rel, _ := ownTarget(name); strings.HasPrefix(line, key+"=") && own[name] != nil {
-				line = fmt.Sprintf("%s=%q\n", key, filepath.Join(dir, rel))
+				line = fmt.Sprintf("%s=%s\n", key, envQuoted(filepath.Join(dir, rel)))
 			}
 		}
 		out.WriteString(line)
@@ -175,7 +184,9 @@ func (a *Agent) bringBack(ctx context.Context) error {
 		return cluster.Errorf(cluster.Invalid, "%s in the state folder cannot be read: empty the folder and restore again", bringNote)
 	}
 	c := a.swarm.core
+	path := filepath.Join(a.cfg.StateDir, bringTable)
 	if c == nil || what.Entered {
+		_ = os.Remove(path) // of a start that ended between the two
 		return nil
 	}
 	a.log.Info("bringing back", "backup", what.Backup)
@@ -186,7 +197,6 @@ func (a *Agent) bringBack(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	path := filepath.Join(a.cfg.StateDir, bringTable)
 	if string(c.raft.Lineage().Cluster) == what.Workshop || !c.raft.Leads() {
 		a.log.Warn("other machines hold the workshop's table: theirs counts, and the backup's was not put in its place", "backup", what.Backup)
 	} else if err := putBack(ctx, c, path); err != nil {
@@ -204,9 +214,7 @@ func putBack(ctx context.Context, c *core, path string) error {
 	// A log takes no image before its first entries are applied: one of our own that
 	// went through says that they are.
 	for {
-		try, cancel := context.WithTimeout(ctx, confirmWithin)
-		_, err := c.propose.Propose(try, &state.Noop{})
-		cancel()
+		err := c.caughtUp(ctx)
 		if err == nil {
 			break
 		}

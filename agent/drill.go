@@ -42,9 +42,10 @@ func (b *backups) drills(ctx context.Context) {
 		next := b.cfg.DrillEvery
 		for _, p := range b.places {
 			p.mu.Lock()
-			due := p.last != nil && (p.drill == nil || time.Since(p.drill.Made) >= b.cfg.DrillEvery)
+			some := p.last != nil
+			due := some && (p.drill == nil || time.Since(p.drill.Made) >= b.cfg.DrillEvery)
 			p.mu.Unlock()
-			if p.last == nil {
+			if !some {
 				next = min(next, time.Minute)
 			}
 			if !due {
@@ -62,6 +63,8 @@ func (b *backups) drills(ctx context.Context) {
 // drill restores the newest backup of a place into a folder that is empty before and
 // removed afterwards, with the key alone, and keeps how that went.
 func (b *backups) drill(ctx context.Context, p *backupPlace, key backup.Key) (*backup.Drill, error) {
+	b.drilling.Lock()
+	defer b.drilling.Unlock()
 	scratch := filepath.Join(b.cfg.StateDir, "drill")
 	d, err := drillPlace(ctx, p.vault.Target(), logger(b.cfg), key, scratch)
 	if err != nil {
@@ -73,6 +76,8 @@ func (b *backups) drill(ctx context.Context, p *backupPlace, key backup.Key) (*b
 	}
 	if d.backup.Node == b.node {
 		d.compare(own)
+	} else if d.Identity == backup.SameIdentity {
+		d.Identity = backup.OtherIdentity + d.backup.Node // there is nothing to compare it with here
 	}
 	d.Node = b.node
 	if err := p.vault.Record(ctx, &d.Drill); err != nil {
@@ -118,7 +123,7 @@ func drillPlace(ctx context.Context, t backup.Target, log *slog.Logger, key back
 	}
 	d := &drilled{backup: m, Drill: backup.Drill{
 		Schema: 1, Made: time.Now().UTC(), Backup: m.Name, Files: tally.Files, Bytes: tally.Bytes, Restored: tally.Restored,
-		Mismatched: len(tally.Mismatched) + len(m.Missing), Identity: "same",
+		Mismatched: len(tally.Mismatched) + len(m.Missing), Identity: backup.SameIdentity,
 	}}
 	table, err := v.OpenTable(ctx, m, key)
 	if err == nil {
@@ -192,7 +197,7 @@ func (d *drilled) table(m *backup.Manifest, raw []byte) error {
 
 // compare says whether the backup would make this machine again.
 func (d *drilled) compare(now map[string][]byte) {
-	if d.Identity != "same" {
+	if d.Identity != backup.SameIdentity {
 		return
 	}
 	var differ []string

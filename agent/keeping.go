@@ -46,23 +46,37 @@ func (c *core) named() map[cluster.Ref]bool {
 // confirmWithin bounds the question to the leader.
 const confirmWithin = 30 * time.Second
 
-// namedNow is what the table names after all that was committed when this was
-// called. That an entry of our own went through proves it: a leader that others
-// have left behind commits none.
-func (c *core) namedNow(ctx context.Context) (map[cluster.Ref]bool, error) {
+// confirmed commits an entry of our own and waits until it is applied here: this
+// node's table has all that was committed when this was called. It returns the
+// entry's index.
+func (c *core) confirmed(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, confirmWithin)
 	defer cancel()
 	out, err := c.propose.Propose(ctx, &state.Noop{})
 	if err == nil {
 		err = c.machine.Await(ctx, out.Index)
 	}
+	return out.Index, err
+}
+
+// caughtUp fails unless this node's table is the newest.
+func (c *core) caughtUp(ctx context.Context) error {
+	_, err := c.confirmed(ctx)
+	return err
+}
+
+// namedNow is what the table names after all that was committed when this was
+// called. That an entry of our own went through proves it: a leader that others
+// have left behind commits none.
+func (c *core) namedNow(ctx context.Context) (map[cluster.Ref]bool, error) {
+	index, err := c.confirmed(ctx)
 	if err != nil {
 		return nil, err
 	}
 	generation := c.raft.Lineage()
 	named := c.named()
 	// A table that is being fetched anew is empty for a moment.
-	if at, _ := c.machine.Applied(); at < out.Index || c.machine.Halted() != nil || c.raft.Lineage() != generation {
+	if at, _ := c.machine.Applied(); at < index || c.machine.Halted() != nil || c.raft.Lineage() != generation {
 		return nil, cluster.Errorf(cluster.Unavailable, "this node's table is being read anew")
 	}
 	return named, nil

@@ -64,7 +64,7 @@ func RestorePlain(ctx context.Context, v *Values, name, user, path, to string) (
 	if err := v.keeping(&c); err != nil {
 		return "", backup.Tally{}, err
 	}
-	vault, m, err := firstBackup(ctx, &c, name)
+	vault, m, err := findBackup(ctx, &c, name)
 	if err != nil {
 		return "", backup.Tally{}, err
 	}

@@ -286,6 +286,21 @@ func (l *loader) participants() error {
 // All lists every effective value, participants' keys last.
 func (v *Values) All() []Value { return append(slices.Clone(v.rows), v.credentials...) }
 
+// envQuoted is a value as it stands in a file of KEY=value lines. Between single
+// quotes nothing has a meaning; what cannot stand there is escaped, and a quote at its
+// end, which the parser would take for its own, is followed by nothing. It must not
+// end with a backslash.
+func envQuoted(text string) string {
+	if !strings.ContainsAny(text, "'\n\r") {
+		return "'" + text + "'"
+	}
+	escaped := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "\n", `\n`, "\r", `\r`).Replace(text)
+	if strings.HasSuffix(text, `"`) {
+		escaped += "${" + envPrefix + "NOTHING}"
+	}
+	return `"` + escaped + `"`
+}
+
 // lines are the settings that somebody gave, as a file of KEY=value lines. Where the
 // state lies is the machine's own affair, and not among them.
 func (v *Values) lines() string {
@@ -294,7 +309,11 @@ func (v *Values) lines() string {
 		if r.Origin == FromDefault || r.Name == "state-dir" || r.Name == "env-file" || r.Name == "form" {
 			continue
 		}
-		fmt.Fprintf(&out, "%s=%q\n", r.Env, r.Text)
+		if strings.HasSuffix(r.Text, `\`) { // no quotes hold it
+			fmt.Fprintf(&out, "# %s ends with a backslash: enter it by hand\n", r.Env)
+			continue
+		}
+		fmt.Fprintf(&out, "%s=%s\n", r.Env, envQuoted(r.Text))
 	}
 	return out.String()
 }

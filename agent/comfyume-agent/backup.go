@@ -68,7 +68,7 @@ func (i *backupInit) Run(ctx context.Context, t *terminal, g *grammar) error {
 		if err := os.Remove(i.Kit); err != nil {
 			return err
 		}
-		fmt.Fprintln(t.err, "No kit was written: the one that was made before stays valid. For another: comfyume-agent backup init --new-kit")
+		fmt.Fprintln(t.err, "No kit was written: the one that was made before stays valid. If nobody has it: comfyume-agent backup init --new-kit")
 	case file != nil:
 		_, err := file.WriteString(out.Kit)
 		if err := errors.Join(err, file.Sync()); err != nil {

@@ -246,6 +246,33 @@ func TestDeadMountTookTheBackupsWithIt(t *testing.T) {
 	found(t, b.Client("user001"), picture, job)
 }
 
+// Of two places one has an older backup: the newest of both is restored, whichever
+// is named first.
+func TestNewestBackupOfSeveralPlaces(t *testing.T) {
+	old, young := t.TempDir(), t.TempDir()
+	both := "dir:" + old + ",dir:" + young
+	a := doortest.Start(t, doortest.Options{Args: []string{"--keep=" + both, "--keep-every=1h"}})
+	kit := keeping{spec: both, path: old}.kit(t, a)
+	does(t, a, "backup", "run")
+	if err := os.Rename(old, old+".away"); err != nil {
+		t.Fatal(err)
+	}
+	picture, job := work(t, a.Client("user001"))
+	if out, err := cli(t, a, "backup", "run"); err == nil || !strings.Contains(out, "is not there") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	a.Kill()
+	if err := os.Rename(old+".away", old); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "state")
+	if out, err := command(t, "backup", "restore", "--env-file="+kit, "--state-dir="+dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b := doortest.Start(t, doortest.Options{StateDir: dir, Args: []string{"--keep=" + both}})
+	found(t, b.Client("user001"), picture, job)
+}
+
 // newest is the text of the newest manifest.
 func newest(t *testing.T, path string) string {
 	t.Helper()

@@ -199,17 +199,24 @@ func (v *Vault) Prepare(ctx context.Context, workshop, lock string) (string, err
 			}
 		}
 	}
-	if m.Lock == "" {
+	fresh := m.Lock == ""
+	if fresh {
 		m.Lock = lock
 	}
-	if slices.Contains(m.Workshops, workshop) && m.Schema == schema {
-		return m.Lock, v.locked(m)
-	}
-	m.Schema, m.Workshops = schema, append(m.Workshops, workshop)
 	if err := v.locked(m); err != nil {
 		return "", err
 	}
-	return m.Lock, v.putSmall(ctx, markerFile, m)
+	if known := slices.Contains(m.Workshops, workshop); !known || m.Schema != schema || fresh {
+		m.Schema = schema
+		if !known {
+			m.Workshops = append(m.Workshops, workshop)
+		}
+		if err := v.putSmall(ctx, markerFile, m); err != nil {
+			return "", err
+		}
+	}
+	v.cfg.Lock = m.Lock
+	return m.Lock, nil
 }
 
 // locked compares the lock of a place with the one that this machine knows.
@@ -228,8 +235,12 @@ func (v *Vault) Relock(ctx context.Context, lock string) error {
 	if err != nil {
 		return err
 	}
-	m.Lock, v.cfg.Lock, v.sealed.sum = lock, lock, ""
-	return v.putSmall(ctx, markerFile, m)
+	m.Lock = lock
+	if err := v.putSmall(ctx, markerFile, m); err != nil {
+		return err
+	}
+	v.cfg.Lock, v.sealed.sum = lock, ""
+	return nil
 }
 
 // putSmall stores a value as JSON and reads it back.

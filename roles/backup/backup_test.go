@@ -581,6 +581,44 @@ func TestOneRunnerAtATime(t *testing.T) {
 	})
 }
 
+// A machine that was taken over leaves the other's sign where it is.
+func TestSignOfAnotherStays(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		s := newShop(t)
+		v, _ := prepared(t, p)
+		s.add("x")
+		other := fmt.Sprintf(`{"owner":"annex","mark":"other","at":%q}`, time.Now().UTC().Format(time.RFC3339))
+		_, err := v.Run(t.Context(), &mortal{shop: s, opened: func() {
+			if err := os.WriteFile(p.file("running.json"), []byte(other), 0o600); err != nil {
+				t.Error(err)
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if raw, err := os.ReadFile(p.file("running.json")); err != nil || string(raw) != other {
+			t.Errorf("the sign is %q, %v", raw, err)
+		}
+	})
+}
+
+// A lock that is put into the place while a machine runs counts as little as one that
+// was there when it started.
+func TestLockThatIsExchangedMeanwhile(t *testing.T) {
+	path := t.TempDir()
+	p := place{target: target(t, "dir:"+path), path: path}
+	v, _ := prepared(t, p)
+	thief, err := backup.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.vault(t).Relock(t.Context(), thief.Lock()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Run(t.Context(), newShop(t))
+	code(t, err, cluster.Conflict, "locked with another key")
+}
+
 type mortal struct {
 	*shop
 	opened func()

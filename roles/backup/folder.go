@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -44,23 +43,26 @@ func (f folder) there() error {
 	return nil
 }
 
-func (f folder) Put(ctx context.Context, name string, from io.ReaderAt, size int64, sum string) error {
-	return f.write(ctx, name, from, size, sum, os.Rename)
-}
-
-func (f folder) Create(ctx context.Context, name string, data []byte) error {
-	digest := sha256.Sum256(data)
-	err := f.write(ctx, name, bytes.NewReader(data), int64(len(data)), hex.EncodeToString(digest[:]), func(tmp, path string) error {
-		return errors.Join(os.Link(tmp, path), os.Remove(tmp)) // a link never takes another's place
-	})
+func (f folder) Create(_ context.Context, name string, data []byte) error {
+	if err := f.there(); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(f.at(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return cluster.Errorf(cluster.Conflict, "%s is there already", name)
 	}
-	return err
+	if err != nil {
+		return f.failed(name, err)
+	}
+	_, err = file.Write(data)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return f.failed(name, err)
+	}
+	return nil
 }
 
-// write hashes while it writes, flushes, and gives the file its name then.
-func (f folder) write(ctx context.Context, name string, from io.ReaderAt, size int64, sum string, enter func(tmp, path string) error) (err error) {
+// Put hashes while it writes, flushes, and gives the file its name then.
+func (f folder) Put(ctx context.Context, name string, from io.ReaderAt, size int64, sum string) (err error) {
 	if err := f.there(); err != nil {
 		return err
 	}
@@ -93,7 +95,7 @@ func (f folder) write(ctx context.Context, name string, from io.ReaderAt, size i
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return f.failed(name, err)
 	}
-	if err = enter(tmp.Name(), path); err != nil {
+	if err = os.Rename(tmp.Name(), path); err != nil {
 		return f.failed(name, err)
 	}
 	return f.flush(filepath.Dir(path))

@@ -125,6 +125,12 @@ func (v *Vault) plainFile(ctx context.Context, to folder, f File, size int64) er
 	return nil
 }
 
+// What a drill says of the machine's own files.
+const (
+	SameIdentity  = "same" // they would make this machine again
+	OtherIdentity = "of-"  // they opened; they are another machine's, of that name
+)
+
 // Drill is the record of a proven restore.
 type Drill struct {
 	Schema     int       `json:"schema_version"`
@@ -135,14 +141,14 @@ type Drill struct {
 	Bytes      int64     `json:"bytes"`
 	Restored   int       `json:"restored"`
 	Mismatched int       `json:"mismatched"`
-	Identity   string    `json:"identity"` // "same", or what differs
+	Identity   string    `json:"identity"` // SameIdentity, OtherIdentity with a name, or what is wrong
 	Jobs       int       `json:"jobs"`
 	Seconds    float64   `json:"seconds"`
 }
 
 // Proven reports whether all came back.
 func (d *Drill) Proven() bool {
-	return d.Mismatched == 0 && d.Restored == d.Files && d.Identity == "same"
+	return d.Mismatched == 0 && d.Restored == d.Files && (d.Identity == SameIdentity || strings.HasPrefix(d.Identity, OtherIdentity))
 }
 
 // String is the drill in one line.

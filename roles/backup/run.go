@@ -35,6 +35,7 @@ func (v *Vault) Run(ctx context.Context, from Source) (*Manifest, error) {
 	if err := v.locked(known); err != nil {
 		return nil, err
 	}
+	v.cfg.Lock = known.Lock // from here on another one does not count
 	ctx, release, err := v.alone(ctx)
 	if err != nil {
 		return nil, err
@@ -263,10 +264,23 @@ func (v *Vault) alone(ctx context.Context) (context.Context, func(), error) {
 	return held, func() {
 		end(nil)
 		beat.Wait()
-		if err := v.shelf.Remove(context.WithoutCancel(ctx), runningFile); err != nil {
-			v.log.Debug("the sign of a running backup was not taken away", "err", err)
-		}
+		v.leave(context.WithoutCancel(ctx), me.Mark)
 	}, nil
+}
+
+// leave takes our sign away, never that of one who has taken over.
+func (v *Vault) leave(ctx context.Context, mark string) {
+	var now running
+	raw, err := small(ctx, v.shelf, runningFile)
+	if err == nil && json.Unmarshal(raw, &now) == nil && now.Mark != mark {
+		return
+	}
+	if err == nil {
+		err = v.shelf.Remove(ctx, runningFile)
+	}
+	if err != nil {
+		v.log.Debug("the sign of a running backup was not taken away", "err", err)
+	}
 }
 
 // stillMine renews the sign, unless another has put up its own.
